@@ -1,0 +1,1 @@
+"""Optional outsiders, one file each."""

@@ -1,0 +1,47 @@
+"""Errors that a user can cause and repair.
+
+Every message says what was expected, what came, and what to do. The command line prints them as one
+``error: ...`` line and exits with code 2; anything else that reaches the user as a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+
+class LesionDiffusionError(Exception):
+    """Base of all errors that a user's input can cause."""
+
+
+class GeometryError(LesionDiffusionError):
+    """A grid is unusable (sheared, singular), or two grids that must agree do not."""
+
+
+class VolumeError(LesionDiffusionError):
+    """A file or an array is not a usable CT, organ map or mask."""
+
+
+class LabelError(LesionDiffusionError):
+    """An organ numbering or an organ name is unknown, or the organ is absent from the map."""
+
+
+class ReportError(LesionDiffusionError):
+    """A lesion report has an unknown attribute or value, or a report file is malformed."""
+
+
+class PlacementError(LesionDiffusionError):
+    """No lesion box satisfies the region rule, or a given box is unusable."""
+
+
+class BundleError(LesionDiffusionError):
+    """A model bundle or a checkpoint is missing, damaged, unsafe or of another architecture."""
+
+
+class DeviceError(LesionDiffusionError):
+    """The requested device does not exist or has too little memory."""
+
+
+class OutputError(LesionDiffusionError):
+    """The output folder exists already or cannot be written."""
+
+
+class Cancelled(Exception):  # noqa: N818 - it is no error
+    """The caller asked to stop. Not an error: nothing was written."""

@@ -1,0 +1,111 @@
+"""LINet: inpaints a lesion in the latent space of the VQ-GAN (paper section 2.2; released-model 1.3, 3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
+from LesionDiffusionLib.diffusion.known_region import KnownRegion
+from LesionDiffusionLib.diffusion.samplers import Noise, SamplerStep
+from LesionDiffusionLib.intensity import to_hu, to_network
+from LesionDiffusionLib.networks.vqgan import VQGAN
+from LesionDiffusionLib.sampling import SamplingOptions, sample_conditionally
+from LesionDiffusionLib.windowing import WindowRule
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCodec:
+    """CT window <-> latent as the diffusion sees it.
+
+    Attributes:
+        autoencoder: the VQ-GAN; encoding does not quantize, decoding does (released-model 1.5).
+        shift, scale: per latent channel; the diffusion runs on (z - shift) / scale. Zeros and ones for the released
+            networks, the training set's mean and standard deviation for our own.
+    """
+
+    autoencoder: VQGAN
+    shift: Tensor
+    scale: Tensor
+
+    @torch.no_grad()
+    def encode(self, ct_hu: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """HU (D, H, W) or (B, D, H, W) -> latent (B, C, D/2, H/2, W/2)."""
+        network = torch.from_numpy(to_network(ct_hu)).to(device)
+        z = self.autoencoder.encode(network.reshape(-1, 1, *network.shape[-3:]))
+        return (z - self._channels(self.shift, z)) / self._channels(self.scale, z)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> np.ndarray:
+        """Latent (B, C, d, h, w) -> float32 HU (B, 2d, 2h, 2w)."""
+        z = latent * self._channels(self.scale, latent) + self._channels(self.shift, latent)
+        return to_hu(self.autoencoder.decode(z)[:, 0].float().cpu().numpy())
+
+    @staticmethod
+    def _channels(values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like).reshape(1, -1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class LatentMask:
+    """How a lesion mask becomes the network's latent mask and the region that is generated.
+
+    Attributes:
+        pooling: "nearest" keeps every second voxel (released-model 6.2); "mean" keeps the share of each latent voxel.
+        grow: latent voxels by which the generated region exceeds every touched one; the released networks use 0.
+    """
+
+    pooling: str = "nearest"
+    grow: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("nearest", "mean"):
+            raise ValueError(f"LatentMask.pooling must be nearest or mean, got {self.pooling!r}")
+
+    def channel(self, mask: Tensor) -> Tensor:
+        """Mask (B, 1, D, H, W) of 0 and 1 -> the network's mask channel (B, 1, D/2, H/2, W/2)."""
+        if self.pooling == "nearest":
+            return functional.interpolate(mask, size=[n // 2 for n in mask.shape[2:]], mode="nearest")
+        return functional.avg_pool3d(mask, 2)
+
+    def region(self, mask: Tensor) -> Tensor:
+        """Mask (B, 1, D, H, W) -> 1 where latents are generated, 0 where the patient's are kept."""
+        touched = (self.channel(mask) > 0).to(mask.dtype)
+        if self.grow == 0:
+            return touched
+        return functional.max_pool3d(touched, 2 * self.grow + 1, stride=1, padding=self.grow)
+
+
+@dataclass(frozen=True, eq=False)
+class LINet:
+    """
+    Attributes:
+        denoiser: U-Net of 5 input channels (4 latents, latent mask); its first 4 output channels are the prediction.
+        codec: the autoencoder.
+        window: the grid it works on.
+        latent_mask: mask handling.
+        unconditional: context of the empty text, or None.
+    """
+
+    denoiser: Denoiser
+    codec: LatentCodec
+    window: WindowRule
+    latent_mask: LatentMask = LatentMask()
+    unconditional: Tensor | None = None
+
+    def sample(
+        self, known: Tensor, mask: Tensor, context: Tensor, options: SamplingOptions, noise: Noise
+    ) -> Iterator[SamplerStep]:
+        """Inpaint ``known`` (1, C, d, h, w) where ``mask`` (1, 1, D, H, W) is 1; yields every step.
+
+        The last step's ``x`` is bit-equal to ``known`` outside the region.
+        """
+        condition = Condition(context, self.latent_mask.channel(mask))
+        keep = KnownRegion(known, self.latent_mask.region(mask))
+        x_T = noise(known)
+        return sample_conditionally(self.denoiser, x_T, condition, self.unconditional, options, noise, keep)

@@ -1,0 +1,145 @@
+"""Meters: functions that measure one attribute of a lesion back from CT and mask.
+
+They are the proof that a synthetic lesion is what its report says, and the ruler of every evaluation. All take bool
+masks and HU arrays on one grid with ``spacing_mm`` along the array's axes; an empty mask raises ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+PROFILE_MM = 9.0  # a margin is looked for this far inside and outside the mask's surface
+
+
+def volume_mm3(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Volume in cubic mm."""
+    _require_some(mask)
+    return float(mask.sum() * np.prod(spacing_mm))
+
+
+def extents_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Full extent along each array axis in mm, outer voxel edge to outer voxel edge."""
+    _require_some(mask)
+    used = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(float((u[-1] - u[0] + 1) * s) for u, s in zip(used, spacing_mm, strict=True))
+
+
+def surface_mm2(mask: np.ndarray, spacing_mm: tuple[float, float, float], smooth_mm: float | None = None) -> float:
+    """Surface area in square mm: the total variation of the slightly smoothed indicator function.
+
+    The coarea formula makes the integral of |grad(chi)| equal to the area of the boundary; smoothing removes the
+    staircase that makes counting voxel faces overestimate a sphere by half.
+    """
+    _require_some(mask)
+    sigma_mm = smooth_mm or 0.8 * max(spacing_mm)
+    margin = [math.ceil(4 * sigma_mm / s) for s in spacing_mm]
+    padded = np.pad(mask.astype(np.float64), [(m, m) for m in margin])
+    smooth = ndimage.gaussian_filter(padded, [sigma_mm / s for s in spacing_mm])
+    gradient = np.gradient(smooth, *spacing_mm)
+    return float(np.sqrt(sum(g * g for g in gradient)).sum() * np.prod(spacing_mm))
+
+
+def sphericity(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Surface of the sphere of equal volume over the mask's surface: 1 for a sphere, less for anything else."""
+    volume = volume_mm3(mask, spacing_mm)
+    return float(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface_mm2(mask, spacing_mm))
+
+
+def convexity(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Volume over the volume of its convex hull: 1 for a convex mask, less with dents.
+
+    The hull is that of the voxels' face centers: corners would inflate the hull of a small round mask by a tenth.
+    """
+    _require_some(mask)
+    surface = mask & ~ndimage.binary_erosion(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    centers = np.argwhere(surface)
+    faces = np.concatenate([np.eye(3), -np.eye(3)]) / 2
+    points = np.unique((centers[:, None, :] + faces).reshape(-1, 3), axis=0)
+    hull = ConvexHull(points * np.asarray(spacing_mm))
+    return float(min(1.0, volume_mm3(mask, spacing_mm) / hull.volume))
+
+
+def median_hu(ct_hu: np.ndarray, mask: np.ndarray) -> float:
+    """Median HU inside the mask."""
+    _require_some(mask)
+    return float(np.median(ct_hu[mask]))
+
+
+def core(mask: np.ndarray, spacing_mm: tuple[float, float, float], margin_mm: float = 1.5) -> np.ndarray:
+    """The mask without a rim of ``margin_mm`` (partial volume); the mask itself where nothing would be left."""
+    _require_some(mask)
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    inner = depth > margin_mm
+    return inner if inner.sum() >= max(8, 0.05 * mask.sum()) else mask.copy()
+
+
+def texture_std_hu(
+    ct_hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float], smooth_mm: float = 2.0
+) -> float:
+    """Standard deviation of the lesion's slow density variations: noise is averaged away over ``smooth_mm``."""
+    _require_some(mask)
+    sigma = [smooth_mm / s for s in spacing_mm]
+    weight = ndimage.gaussian_filter(mask.astype(np.float64), sigma)
+    smooth = ndimage.gaussian_filter(np.where(mask, ct_hu, 0).astype(np.float64), sigma) / np.maximum(weight, 1e-9)
+    return float(smooth[core(mask, spacing_mm)].std())
+
+
+def surrounding_hu(
+    ct_hu: np.ndarray,
+    mask: np.ndarray,
+    organ: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    width_mm: float = 10.0,
+) -> float | None:
+    """Median HU of the organ in a ring from 2 mm to ``2 mm + width_mm`` around the lesion; None without organ there."""
+    _require_some(mask)
+    distance_mm = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    ring = organ & (distance_mm > 2.0) & (distance_mm <= 2.0 + width_mm)
+    return float(np.median(ct_hu[ring])) if ring.sum() >= 8 else None
+
+
+def margin_width_mm(ct_hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float | None:
+    """Width of the lesion's edge: the distance over which its mean profile goes from 20 % to 80 % of the step.
+
+    The profile is the mean HU over shells of equal signed distance to the mask's surface, from 9 mm inside to 9 mm
+    outside; None when there is no step of at least 10 HU to measure.
+    """
+    _require_some(mask)
+    padded = np.pad(mask, 1)
+    inside = ndimage.distance_transform_edt(padded, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    outside = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    signed_mm = np.where(mask, 0.5 * min(spacing_mm) - inside, outside - 0.5 * min(spacing_mm))
+    step_mm = max(1.0, min(spacing_mm))
+    edges = np.arange(-max(3, min(PROFILE_MM, inside.max())), PROFILE_MM + step_mm, step_mm)
+    index = np.digitize(signed_mm, edges) - 1
+    shells = [ct_hu[index == k] for k in range(len(edges) - 1)]
+    kept = [(edges[k] + step_mm / 2, float(np.mean(s))) for k, s in enumerate(shells) if s.size >= 4]
+    if len(kept) < 4:
+        return None
+    distance, profile = np.array(kept).T
+    low, high = profile[:2].mean(), profile[-2:].mean()
+    if abs(high - low) < 10:
+        return None
+    share = np.maximum.accumulate((profile - low) / (high - low))
+    return float(np.interp(0.8, share, distance) - np.interp(0.2, share, distance))
+
+
+def share_inside(mask: np.ndarray, region: np.ndarray) -> float:
+    """Share of the lesion's voxels that lie in ``region``."""
+    _require_some(mask)
+    return float(region[mask].mean())
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice similarity coefficient; two empty masks agree perfectly (1)."""
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else float(2 * np.count_nonzero(a & b) / total)
+
+
+def _require_some(mask: np.ndarray) -> None:
+    if not mask.any():
+        raise ValueError("expected a mask with at least one voxel, got an empty one")

@@ -1,0 +1,71 @@
+"""From what the networks return to what goes home: mask choice and seam blending. Numpy and scipy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest face-connected component of a bool array (all False stays all False)."""
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return labels > 0
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+
+
+def threshold_by_volume(probability: np.ndarray, box_voxels: int, thresholds=(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)):
+    """The released model's binarization: the largest component whose size is nearest to the box's (released-model 6.1).
+
+    Args:
+        probability: LMNet's sample, about 0 outside and 1 inside.
+        box_voxels: number of voxels in the box.
+        thresholds: tried from high to low; the first of equally good ones wins.
+
+    Returns:
+        The bool mask and the threshold chosen.
+    """
+    masks = {t: largest_component(probability > t) for t in thresholds}
+    best = min(thresholds, key=lambda t: abs(int(masks[t].sum()) - box_voxels))
+    return masks[best], best
+
+
+def blend_weight(mask: np.ndarray, spacing_mm: tuple[float, float, float], falloff_mm: float) -> np.ndarray:
+    """Weight of the synthesized voxels: 1 in the lesion, a half cosine down to exactly 0 ``falloff_mm`` outside.
+
+    Args:
+        mask: bool lesion.
+        spacing_mm: voxel size along the mask's axes.
+        falloff_mm: at and beyond this distance from the lesion the weight is exactly 0.
+
+    Returns:
+        float32 array of the mask's shape; all 0 for an empty mask.
+    """
+    if not mask.any():
+        return np.zeros(mask.shape, np.float32)
+    distance_mm = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    weight = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance_mm / falloff_mm, 0, 1))
+    return np.where(distance_mm >= falloff_mm, 0, weight).astype(np.float32)
+
+
+def keep_noise(ct: np.ndarray, reconstruction: np.ndarray, where: np.ndarray, limit: float = 2.5) -> np.ndarray:
+    """What the autoencoder cannot carry of the patient's image, clipped to what is noise rather than anatomy.
+
+    A latent code of a few bits a voxel returns a smooth image; a smooth lesion in a noisy scan is visible as a patch.
+    The difference between the scan and its own reconstruction is mostly that noise. Values beyond ``limit`` robust
+    standard deviations are edges of structures that the lesion replaces, and are cut.
+
+    Args:
+        ct: the patient's values.
+        reconstruction: the same region, encoded and decoded.
+        where: bool; the region whose spread is measured (the lesion and a rim).
+        limit: clip in robust standard deviations.
+
+    Returns:
+        The residual, in the unit of ``ct``.
+    """
+    residual = ct - reconstruction
+    sample = residual[where] if where.any() else residual.ravel()
+    center = float(np.median(sample))
+    spread = 1.4826 * float(np.median(np.abs(sample - center)))
+    return np.clip(residual, center - limit * spread, center + limit * spread)

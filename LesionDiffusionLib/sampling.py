@@ -1,0 +1,82 @@
+"""How a user wants to sample, and the one way both networks do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
+from LesionDiffusionLib.diffusion.guidance import ClassifierFreeGuidance
+from LesionDiffusionLib.diffusion.samplers import Constraint, Noise, SamplerStep, ddim, dpmpp_2m, unconstrained
+from LesionDiffusionLib.diffusion.schedule import clean_path, released_path
+
+SAMPLERS = ("dpmpp", "ddim", "released")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """
+    Attributes:
+        sampler: "dpmpp" (DPM-Solver++ 2M), "ddim" (eta 0, the paper) or "released" (DDIM with eta 1 along the released
+            timesteps, which ends with a trace of noise).
+        steps: number of network evaluations along the path.
+        guidance: classifier-free guidance scale; 1 is off.
+        guidance_interval: lowest and highest guided timestep, or None for all.
+    """
+
+    sampler: str = "dpmpp"
+    steps: int = 20
+    guidance: float = 1.0
+    guidance_interval: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        if not 1 <= self.steps <= 1000:
+            raise ValueError(f"steps must lie in 1..1000, got {self.steps}")
+        if self.sampler == "released" and (1000 % self.steps or self.steps == 1000):
+            raise ValueError(f"the released sampler takes steps that divide 1000, such as 200 or 50, got {self.steps}")
+        if not 0 <= self.guidance <= 30:
+            raise ValueError(f"guidance must lie in 0..30, got {self.guidance}")
+
+
+def sample_conditionally(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    condition: Condition,
+    unconditional: Tensor | None,
+    options: SamplingOptions,
+    noise: Noise,
+    constrain: Constraint = unconstrained,
+) -> Iterator[SamplerStep]:
+    """Sample from x_T (B, C, D, H, W); yields every step, the last one holds the sample.
+
+    Args:
+        denoiser: network, schedule and parametrization.
+        x_T: standard normal start.
+        condition: text context and maps.
+        unconditional: context (1, 1, C) of the empty text, or None for a network trained without one: then guidance
+            other than 1 raises ValueError.
+        options: sampler, steps, guidance.
+        noise: source of the stochastic sampler's noise.
+        constrain: applied to x before every step and after the last.
+    """
+    if options.guidance != 1:
+        if unconditional is None:
+            raise ValueError(
+                f"this network was trained without an empty text: guidance must be 1, got {options.guidance}"
+            )
+        bound = ClassifierFreeGuidance(denoiser, unconditional, options.guidance, options.guidance_interval)
+    else:
+        bound = denoiser
+    predict = partial(bound, condition=condition)
+    if options.sampler == "released":
+        path = released_path(denoiser.schedule, options.steps)
+        return ddim(predict, x_T, path, eta=1.0, noise=noise, constrain=constrain)
+    path = clean_path(denoiser.schedule, options.steps)
+    if options.sampler == "ddim":
+        return ddim(predict, x_T, path, constrain=constrain)
+    return dpmpp_2m(predict, x_T, path, constrain=constrain)

@@ -1,0 +1,124 @@
+"""Put a described lesion into a CT."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from LesionDiffusionLib.errors import ReportError
+from LesionDiffusionLib.scripts.output import Reporter
+from LesionDiffusionLib.scripts.wording import add_report_arguments, report_from
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lesiondiffusion synthesize`."""
+    files = parser.add_argument_group("files")
+    files.add_argument("--ct", required=True, type=Path, help="CT: NIfTI, NRRD, MHA or the folder of a DICOM series")
+    files.add_argument("--organs", required=True, type=Path, help="organ map in TotalSegmentator names")
+    files.add_argument("--labels", help="its numbering, if its header has none: totalseg_v1, totalseg_v2 or FILE.json")
+    files.add_argument("--mask", type=Path, help="a lesion mask drawn by hand; skips the mask network")
+    files.add_argument("--out", required=True, type=Path, help="folder to write the case to")
+    files.add_argument("--force", action="store_true", help="replace an earlier case in --out")
+    add_report_arguments(parser)
+    place = parser.add_argument_group("place (otherwise drawn at random by the region rule)")
+    place.add_argument("--bbox", metavar="I0:I1,J0:J1,K0:K1", help="half-open voxel box on the CT's grid")
+    place.add_argument("--center-mm", metavar="R,A,S", help="center of the lesion in RAS mm")
+    place.add_argument(
+        "--avoid", action="append", default=[], metavar="NAME", help="organ or structure to keep clear of"
+    )
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say how to compute."""
+    run = parser.add_argument_group("computation")
+    run.add_argument("--bundle", default="starter", help="name or folder of the model bundle (default: starter)")
+    run.add_argument(
+        "--text-encoder", metavar="FOLDER_OR_HUB_ID", help="BiomedCLIP, for a bundle that does not hold it"
+    )
+    run.add_argument("--sampler", choices=("dpmpp", "ddim", "released"), help="default: the bundle's")
+    run.add_argument("--steps", type=int, help="diffusion steps per network (default: the bundle's)")
+    run.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the bundle's)")
+    run.add_argument("--candidates", type=int, default=1, help="draw several lesions and keep the one that fits best")
+    run.add_argument("--seed", type=int, default=0, help="same seed, same case (default: 0)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    run.add_argument("--json", action="store_true", help="print one JSON object per line instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, synthesize, save."""
+    from LesionDiffusionLib.cases import require_writable, save_case
+    from LesionDiffusionLib.io import read_ct, read_labels, read_mask
+    from LesionDiffusionLib.labels import organ_map
+    from LesionDiffusionLib.planning import Wish
+    from LesionDiffusionLib.synthesis import synthesize
+    from LesionDiffusionLib.volume import align_to, require_same_grid
+
+    reporter = Reporter(args.json)
+    report = report_from(args, reporter)
+    box, center_ras_mm = _place(args)
+    settings = settings_from(args)
+    require_writable(args.out, args.force)
+    ct_file = read_ct(args.ct)
+    volume, names = read_labels(args.organs)
+    organs = organ_map(align_to(volume, ct_file.volume, "organ map"), names, args.labels)
+    for warning in organs.warnings():
+        reporter.warning(warning)
+    mask = None
+    if args.mask is not None:
+        drawn = read_mask(args.mask)
+        require_same_grid(ct_file.volume, drawn, "mask")
+        mask = drawn.array
+    case = synthesize(
+        ct_file.volume,
+        organs,
+        Wish(report, box, center_ras_mm, mask, tuple(args.avoid)),
+        bundle=load(args),
+        settings=settings,
+        progress=reporter.progress,
+    )
+    folder = save_case(case, ct_file, args.out, args.force)
+    for warning in case.warnings:
+        reporter.warning(warning)
+    reporter.case(case, folder)
+    return 0
+
+
+def load(args: argparse.Namespace):
+    """The networks that the arguments name."""
+    from LesionDiffusionLib.bundles import open_bundle
+    from LesionDiffusionLib.devices import resolve_device
+    from LesionDiffusionLib.models import load_models
+
+    return load_models(open_bundle(args.bundle), resolve_device(args.device), args.text_encoder)
+
+
+def settings_from(args: argparse.Namespace):
+    """Settings from the arguments; impossible numbers are a user's mistake."""
+    from LesionDiffusionLib.sampling import SamplingOptions
+    from LesionDiffusionLib.synthesis import Settings
+
+    try:
+        settings = Settings(args.seed, args.sampler, args.steps, args.guidance, args.candidates)
+        settings.for_network(SamplingOptions())  # checks steps and guidance before any file is read
+    except ValueError as error:
+        raise ReportError(f"{error}; correct the option") from error
+    return settings
+
+
+def _place(args: argparse.Namespace):
+    from LesionDiffusionLib.errors import PlacementError
+    from LesionDiffusionLib.geometry import Box
+
+    given = [name for name in ("bbox", "center_mm", "mask") if getattr(args, name) is not None]
+    if len(given) > 1:
+        options = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise PlacementError(f"expected one of --bbox, --center-mm and --mask, got {options}; keep one")
+    center_ras_mm = None
+    if args.center_mm is not None:
+        try:
+            r, a, s = (float(v) for v in args.center_mm.split(","))
+        except ValueError:
+            raise PlacementError(f'expected --center-mm R,A,S such as "-42.5,10,120", got "{args.center_mm}"') from None
+        center_ras_mm = (r, a, s)
+    return None if args.bbox is None else Box.parse(args.bbox), center_ras_mm

@@ -1,0 +1,1 @@
+"""Training: rendered cases, losses, loops. Imports without SimpleITK, vtk and pydantic."""

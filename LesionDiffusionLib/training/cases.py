@@ -1,0 +1,148 @@
+"""Rendered training cases: a report, the windows both networks see, and the lesion they should draw."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from LesionDiffusionLib.errors import PlacementError
+from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
+from LesionDiffusionLib.lesion_types import LesionType, all_lesion_types, draw_report
+from LesionDiffusionLib.placement import Site, sample_box
+from LesionDiffusionLib.report import LesionReport, image_strings, mask_strings, region_rule
+from LesionDiffusionLib.resampling import box_on_grid, sample, window_grid
+from LesionDiffusionLib.training.rendering import Scene, render_density, render_mask
+from LesionDiffusionLib.training.volumes import TrainingVolume
+from LesionDiffusionLib.vocabulary import vocabulary
+from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.windowing import WindowRule
+
+FREE_CHOICE = 0.5  # share of reports in which density, shape and surface ignore what is usual for the lesion type
+
+
+@dataclass(frozen=True)
+class RenderedCase:
+    """Arrays on the LINet window (D, H, W) unless named otherwise.
+
+    Attributes:
+        report: what was drawn; its size is the rendered lesion's.
+        healthy_hu, lesion_hu: int16, without and with the lesion.
+        mask: bool.
+        lmnet_labels: organ labels (v1 numbers) on the LMNet window.
+        lmnet_organ, lmnet_box: bool, on the LMNet window.
+        lmnet_mask: float16 occupancy of the lesion on the LMNet window.
+    """
+
+    report: LesionReport
+    healthy_hu: np.ndarray
+    lesion_hu: np.ndarray
+    mask: np.ndarray
+    lmnet_labels: np.ndarray
+    lmnet_organ: np.ndarray
+    lmnet_box: np.ndarray
+    lmnet_mask: np.ndarray
+
+    @property
+    def mask_strings(self) -> list[str]:
+        return mask_strings(self.report)
+
+    @property
+    def image_strings(self) -> list[str]:
+        return image_strings(self.report)
+
+
+def random_case(
+    volumes: list[TrainingVolume], lmnet: WindowRule, linet: WindowRule, generator: np.random.Generator
+) -> RenderedCase | None:
+    """Draw a volume, a report, a place and a lesion; None when this draw does not work out (draw again)."""
+    volume = volumes[generator.integers(len(volumes))]
+    present = volume.organs.organs_present()
+    kinds = [kind for kind in all_lesion_types() if set(kind.organs) & set(present)]
+    if not kinds:
+        return None
+    report = random_report(kinds[generator.integers(len(kinds))], present, volume.contrast, generator)
+    labels = vocabulary().organ(report.organ).labels
+    organ = volume.organs.mask(labels)
+    site = Site(organ, (volume.organs.volume.array > 0) & ~organ, volume.ct.geometry)
+    try:
+        box = sample_box(region_rule(report), site, report.size_mm, generator)
+    except PlacementError:
+        return None
+    return render_case(volume, report, site, box, lmnet, linet, generator)
+
+
+def random_report(kind: LesionType, present: list[str], contrast: bool, generator: np.random.Generator) -> LesionReport:
+    """A report of ``kind``; often with freely chosen words, so that each word learns its own meaning."""
+    enhancement = "enhanced CT" if contrast else "non-contrast CT"
+    report = draw_report(kind, generator, present, LesionReport(enhancement=enhancement))
+    if generator.uniform() < FREE_CHOICE and "stone" not in report.specific_features:
+        report = _with_free_words(report, generator)
+    return report
+
+
+def _with_free_words(report: LesionReport, generator: np.random.Generator) -> LesionReport:
+    words = vocabulary()
+    densities = [d for d in words.values("density") if ("ground-glass" in d) == (report.organ.endswith("lobe"))]
+    changes = {
+        "density": densities[generator.integers(len(densities))],
+        "density_variations": ("homogeneous", "heterogeneous")[generator.integers(2)],
+        "surface": ("well-defined margin", "ill-defined margin")[generator.integers(2)],
+        "specific_features": ((), ("spiculated margins",), ())[generator.integers(3)],
+    }
+    if report.organ_type == "parenchymal organ":
+        changes["shape"] = ("round-like", "irregular", "irregular", "cystic", "punctate")[generator.integers(5)]
+    free = dataclasses.replace(report, **changes)
+    stated = {name: free.stated(name) for name in words.attributes}
+    return report if words.contradiction(stated) else free
+
+
+def render_case(
+    volume: TrainingVolume,
+    report: LesionReport,
+    site: Site,
+    box: Box,
+    lmnet: WindowRule,
+    linet: WindowRule,
+    generator: np.random.Generator,
+) -> RenderedCase | None:
+    """Render the report's lesion into ``box`` of a volume; None when the rule leaves too little of it."""
+    patient = volume.ct.geometry
+    grid = window_grid(patient, box.center_vox, linet.spacing_for(report.size_mm), linet.shape)
+    scene = Scene(
+        sample(volume.ct, grid),
+        sample(dataclasses.replace(volume.ct, array=site.organ), grid, order=0),
+        sample(dataclasses.replace(volume.ct, array=site.blocked), grid, order=0),
+        grid.spacing_mm[0],
+    )
+    mask = render_mask(report, scene, box_on_grid(box, patient, grid), generator)
+    if mask.sum() < 8:
+        return None
+    lesion_hu = render_density(report, scene, mask, generator)
+    # The report and the box channel tell the size of the lesion that was drawn, not of the one that was asked for.
+    tight = Box.bounding(mask)
+    report = dataclasses.replace(report, size_mm=axes_to_size(grid, tight.size_mm(grid)))
+    center_vox = grid.to_voxel_of(patient, tight.center_vox)
+    coarse = window_grid(patient, center_vox, lmnet.spacing_for(report.size_mm), lmnet.shape)
+    return RenderedCase(
+        report,
+        np.round(scene.ct_hu).astype(np.int16),
+        np.round(lesion_hu).astype(np.int16),
+        mask,
+        sample(volume.organs.volume, coarse, order=0),
+        sample(dataclasses.replace(volume.ct, array=site.organ), coarse, order=0),
+        _box_mask(box_on_grid(tight, grid, coarse), coarse.shape),
+        _occupancy(mask, grid, coarse),
+    )
+
+
+def _box_mask(box: Box, shape: tuple[int, int, int]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[box.clipped(shape).slices] = True
+    return mask
+
+
+def _occupancy(mask: np.ndarray, grid: Geometry, coarse: Geometry) -> np.ndarray:
+    """Share of each coarse voxel that the lesion fills: keeps the surface finer than the voxels."""
+    return sample(Volume(mask.astype(np.float32), grid), coarse).astype(np.float16)

@@ -1,0 +1,329 @@
+"""The starter bundle, end to end.
+
+    python -m LesionDiffusionLib.training.starter STEP --data ../shared/data --work runs/starter
+
+Steps, in order: volumes, windows, vqgan, cases, latents, lmnet, linet, bundle (or `all`). Each writes its result into
+the work folder, so that a step can be repeated alone. The recipe below is the whole truth about the shipped weights.
+
+Only permissively licensed CTs are read; see SOURCES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from LesionDiffusionLib import __version__
+from LesionDiffusionLib.bundles import AutoencoderSpec, LINetSpec, LMNetSpec, Manifest, TextSpec, write_bundle
+from LesionDiffusionLib.diffusion.denoiser import Denoiser
+from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
+from LesionDiffusionLib.labels import OrganMap, load_table
+from LesionDiffusionLib.linet import LatentCodec, LatentMask
+from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
+from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
+from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
+from LesionDiffusionLib.phantom import make_phantom
+from LesionDiffusionLib.sampling import SamplingOptions
+from LesionDiffusionLib.training.case_store import CaseStore, save_shard
+from LesionDiffusionLib.training.cases import random_case
+from LesionDiffusionLib.training.loop import LoopOptions
+from LesionDiffusionLib.training.organ_guess import guess_organs
+from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.training.train_denoisers import train_linet, train_lmnet
+from LesionDiffusionLib.training.train_vqgan import train_vqgan
+from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
+from LesionDiffusionLib.training.windows import random_windows
+from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.windowing import WindowRule
+
+LICENSE = "MIT; trained on a procedural phantom and on CTs under Apache-2.0 and BSD-3-Clause (see README.md)"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One real CT: file, organ map and its numbering (or None: lungs or brain by threshold), phase, whence, licence."""
+
+    name: str
+    ct: str
+    organs: str | None
+    numbering: str | None
+    contrast: bool
+    origin: str
+
+
+TOTALSEGMENTATOR, XCIST = "TotalSegmentator test files, Apache-2.0", "xcist/phantoms-voxelized, BSD-3-Clause, TCIA"
+SOURCES = (
+    Source("torso", "torso/ct.nii.gz", "torso/organs.nii.gz", "totalseg_v1", False, TOTALSEGMENTATOR),
+    Source("torso_dicom", "torso_dicom/series", "torso_dicom/organs_v2.nii.gz", None, True, TOTALSEGMENTATOR),
+    Source("chest_abdomen_1mm", "ct/chest_abdomen_1mm.nii.gz", None, None, False, "FNNDSC/data, Apache-2.0"),
+    Source("chest_contrast_3mm", "ct/chest_contrast_3mm.nii.gz", None, None, True, f"{XCIST} CPTAC-PDA"),
+    Source("abdomen_contrast_3mm", "ct/abdomen_contrast_3mm.nii.gz", None, None, True, f"{XCIST} TCGA-OV"),
+    Source("head_3mm", "ct/head_3mm.nii.gz", None, None, True, f"{XCIST} CPTAC-LSCC"),
+)
+WITHOUT_ORGANS = ("abdomen_contrast_3mm",)  # its anatomy is displaced by a very large mass: for the autoencoder only
+UNSEEN_BY_VQGAN = ("torso_dicom",)  # kept for measuring reconstruction on a real CT the autoencoder never saw
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights."""
+
+    phantoms: int = 14  # the last two are heads
+    windows: int = 2500
+    window_spacing_mm: tuple[float, float] = (0.5, 5.0)
+    shards: int = 12
+    cases_per_shard: int = 250
+    real_share: int = 3  # a real CT is drawn this much more often than a phantom
+    lmnet_window: WindowRule = WindowRule((32, 32, 32), 0.75, 7.5, 16)
+    linet_window: WindowRule = WindowRule((48, 48, 48), 0.5, 5.0, 24)
+    latent_mask: LatentMask = LatentMask("mean", 1)
+    vqgan: VQGANConfig = VQGANConfig(channels=16, channel_multipliers=(1, 2, 2))
+    # Eight norm groups: by the released rule narrow layers normalize each channel alone, which removes the timestep.
+    lmnet: UNetConfig = UNetConfig(4, 1, 16, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8)
+    linet: UNetConfig = UNetConfig(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8)
+    vqgan_loop: LoopOptions = LoopOptions(steps=4000, batch=2, learning_rate=1.2e-3)
+    lmnet_loop: LoopOptions = LoopOptions(steps=3500, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
+    linet_loop: LoopOptions = LoopOptions(steps=5000, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=2)
+    sampling: SamplingOptions = SamplingOptions("dpmpp", 20, 2.0)
+    threshold: float = 0.5
+
+
+RECIPE = Recipe()
+
+
+def volumes(data: Path, work: Path) -> None:
+    """Real CTs and phantoms as training volumes."""
+    from LesionDiffusionLib.io import read_ct, read_labels
+    from LesionDiffusionLib.labels import organ_map
+    from LesionDiffusionLib.volume import align_to
+
+    folder = _made(work / "volumes")
+    v1 = load_table("totalseg_v1")
+    for source in SOURCES:
+        ct = read_ct(data / source.ct).volume
+        organs = None
+        if source.organs is not None:
+            labels, names = read_labels(data / source.organs)
+            organs = _in_v1(organ_map(align_to(labels, ct, "organ map"), names, source.numbering))
+        elif source.name not in WITHOUT_ORGANS:
+            organs = OrganMap(Volume(guess_organs(ct), ct.geometry), v1)
+        TrainingVolume(source.name, ct, organs, source.contrast).save(folder)
+        print(f"volume {source.name}")
+    for number in range(RECIPE.phantoms):
+        generator = np.random.default_rng([77, number])
+        head = number >= RECIPE.phantoms - 2
+        spacing_mm = 1.5 if head else (2.5, 2.0, 3.0)[number % 3]
+        contrast = number % 2 == 0 and not head
+        region = "head" if head else "torso"
+        phantom = make_phantom(generator, region, spacing_mm, contrast, noise_hu=float(generator.uniform(6, 18)))
+        TrainingVolume(f"phantom_{number:02d}", phantom.ct, phantom.organs, contrast).save(folder)
+        print(f"volume phantom_{number:02d}")
+
+
+def windows(data: Path, work: Path) -> None:
+    """Healthy windows for the autoencoder."""
+    chance = np.random.default_rng(5)
+    size = RECIPE.linet_window.shape[0]
+    seen = [v for v in load_volumes(work / "volumes") if v.name not in UNSEEN_BY_VQGAN]
+    cut = random_windows(seen, RECIPE.windows, size, RECIPE.window_spacing_mm, chance)
+    np.save(work / "windows.npy", cut)
+
+
+def vqgan(data: Path, work: Path) -> None:
+    """Train the autoencoder."""
+    torch.manual_seed(RECIPE.vqgan_loop.seed)
+    train_on = np.load(work / "windows.npy")[: RECIPE.windows]
+    model = train_vqgan(VQGAN(RECIPE.vqgan), train_on, RECIPE.vqgan_loop)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, work / "vqgan.safetensors")
+
+
+def cases(data: Path, work: Path) -> None:
+    """Rendered cases; shards that exist are kept, so that the step can be continued."""
+    folder = _made(work / "cases")
+    all_volumes = [v for v in load_volumes(work / "volumes") if v.organs is not None]
+    real = [v for v in all_volumes if not v.name.startswith("phantom")]
+    drawn_from = all_volumes + (RECIPE.real_share - 1) * real
+    for shard in range(RECIPE.shards):
+        path = folder / f"shard_{shard:03d}.npz"
+        if path.exists():
+            continue
+        generator = np.random.default_rng([11, shard])
+        rendered = []
+        while len(rendered) < RECIPE.cases_per_shard:
+            case = random_case(drawn_from, RECIPE.lmnet_window, RECIPE.linet_window, generator)
+            rendered += [case] if case is not None else []
+        save_shard(path.with_suffix(".part.npz"), rendered)
+        path.with_suffix(".part.npz").rename(path)
+        print(f"cases {shard + 1}/{RECIPE.shards}")
+
+
+def latents(data: Path, work: Path) -> None:
+    """Latents of all cases, normalized, and the statistics that normalize them."""
+    model = VQGAN(RECIPE.vqgan)
+    model.load_state_dict(load_file(work / "vqgan.safetensors"))
+    plain = LatentCodec(model.eval(), torch.zeros(RECIPE.vqgan.z_channels), torch.ones(RECIPE.vqgan.z_channels))
+    store = CaseStore(work / "cases")
+    encoded = {}
+    for name in ("healthy_hu", "lesion_hu"):
+        encoded[name] = np.concatenate([plain.encode(window[None]).numpy() for window in store.array(name)])
+    shift, scale = (getattr(encoded["lesion_hu"], f)(axis=(0, 2, 3, 4)) for f in ("mean", "std"))
+    for name, z in encoded.items():
+        normalized = (z - shift.reshape(1, -1, 1, 1, 1)) / scale.reshape(1, -1, 1, 1, 1)
+        np.save(work / f"latents_{name}.npy", normalized.astype(np.float16))
+    (work / "latents.json").write_text(json.dumps({"shift": shift.tolist(), "scale": scale.tolist()}))
+
+
+def lmnet(data: Path, work: Path) -> None:
+    """Train LMNet."""
+    denoiser, text = _networks(RECIPE.lmnet, RECIPE.lmnet_loop)
+    state = train_lmnet(denoiser, text, CaseStore(work / "cases"), RECIPE.lmnet_loop)
+    _save_denoiser(state, denoiser, work / "lmnet.safetensors")
+
+
+def linet(data: Path, work: Path) -> None:
+    """Train LINet."""
+    denoiser, text = _networks(RECIPE.linet, RECIPE.linet_loop)
+    z = tuple(np.load(work / f"latents_{name}.npy") for name in ("healthy_hu", "lesion_hu"))
+    state = train_linet(denoiser, text, z, CaseStore(work / "cases"), RECIPE.latent_mask, RECIPE.linet_loop)
+    _save_denoiser(state, denoiser, work / "linet.safetensors")
+
+
+def bundle(data: Path, work: Path) -> None:
+    """Pack the networks in half precision, with hashes and a model card."""
+    statistics = json.loads((work / "latents.json").read_text())
+    manifest = Manifest(
+        format=1,
+        name="starter",
+        title="Small networks trained on procedurally rendered lesions, for trying the software and for tests",
+        license=LICENSE,
+        autoencoder=AutoencoderSpec(
+            "vqgan.safetensors", RECIPE.vqgan, tuple(statistics["shift"]), tuple(statistics["scale"])
+        ),
+        lmnet=LMNetSpec(
+            "lmnet.safetensors", RECIPE.lmnet, "v", RECIPE.lmnet_window, RECIPE.sampling, True, RECIPE.threshold
+        ),
+        linet=LINetSpec(
+            "linet.safetensors", RECIPE.linet, "v", RECIPE.linet_window, RECIPE.sampling, True, RECIPE.latent_mask
+        ),
+        text=TextSpec("vocabulary", "report", tuple(vocabulary_phrases())),
+        files={},
+        made_by={
+            "command": "python -m LesionDiffusionLib.training.starter all",
+            "version": __version__,
+            "torch": torch.__version__,
+            "recipe": dataclasses.asdict(RECIPE),
+            "sources": [dataclasses.asdict(source) for source in SOURCES],
+        },
+    )
+    names = (manifest.autoencoder.file, manifest.lmnet.file, manifest.linet.file)
+    tensors = {name: {k: _halved(k, v) for k, v in load_file(work / name).items()} for name in names}
+    write_bundle(work / "starter", manifest, tensors, {"README.md": model_card(manifest, tensors)})
+    print(f"bundle in {work / 'starter'}")
+
+
+def model_card(manifest: Manifest, tensors: dict[str, dict]) -> str:
+    """The card, written from the same data that made the weights."""
+    sizes = "\n".join(f"| {name} | {sum(t.numel() for t in content.values()):,} |" for name, content in tensors.items())
+    sources = "\n".join(f"- {source.ct}: {source.origin}" for source in SOURCES)
+    loops = {"VQ-GAN": RECIPE.vqgan_loop, "LMNet": RECIPE.lmnet_loop, "LINet": RECIPE.linet_loop}
+    training = "\n".join(
+        f"| {name} | {loop.steps} | {loop.batch} | {loop.learning_rate:g} | {loop.seed} |"
+        for name, loop in loops.items()
+    )
+    largest = "x".join(f"{v:.0f}" for v in manifest.linet.window.largest_lesion_mm)
+    return f"""# Starter bundle
+
+{manifest.title}.
+
+**Trained on procedurally rendered lesions.** The lesions these networks learned were drawn by rules from their reports
+(`LesionDiffusionLib/training/rendering.py`), not observed in patients. The bundle shows how the software works; it is
+not a model of disease. Research use only, not for diagnosis.
+
+| file | numbers |
+|---|---|
+{sizes}
+
+Lesions up to {largest} mm; the window's voxels scale with the lesion.
+
+## Training data
+
+{RECIPE.phantoms} procedural phantoms and these CTs; KiTS23 and other restricted data were not used:
+
+{sources}
+
+{RECIPE.shards * RECIPE.cases_per_shard} rendered cases, {RECIPE.windows} healthy windows.
+
+## Training
+
+`{manifest.made_by["command"]}` on CPU, float32, torch {manifest.made_by["torch"]}.
+
+| network | steps | batch | learning rate | seed |
+|---|---|---|---|---|
+{training}
+
+The VQ-GAN was trained with reconstruction and codebook losses only (no adversarial, no perceptual term).
+"""
+
+
+STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, latents, lmnet, linet, bundle)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=(*STEPS, "all"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--threads", type=int, help="CPU threads for training")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    for name in STEPS if args.step == "all" else (args.step,):
+        started = time.time()
+        STEPS[name](args.data, args.work)
+        print(f"{name} took {(time.time() - started) / 60:.1f} min on {platform.machine()}", flush=True)
+
+
+def _networks(config: UNetConfig, loop: LoopOptions) -> tuple[Denoiser, VocabularyEncoder]:
+    torch.manual_seed(loop.seed)
+    text = VocabularyEncoder(vocabulary_phrases(), config.context_dim)
+    return Denoiser(UNet3D(config), NoiseSchedule.cosine(), "v"), text
+
+
+def _save_denoiser(state: dict, denoiser: Denoiser, path: Path) -> None:
+    tensors = {**state, "alphas_cumprod": denoiser.schedule.alphas_cumprod}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+
+
+def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Weights in half precision, which nobody sees in the result; schedule and codebook stay as they are."""
+    return value if name == "alphas_cumprod" or name.startswith("quantize.") else value.half()
+
+
+def _in_v1(organs: OrganMap) -> OrganMap:
+    """The same map in TotalSegmentator v1 numbers; structures v1 does not know become background."""
+    v1 = load_table("totalseg_v1")
+    numbers = {name: number for number, name in v1.items()}
+    table = np.zeros(int(organs.volume.array.max()) + 1, np.uint8)
+    for number, name in organs.table.items():
+        if number < len(table):
+            table[number] = numbers.get(name, 0)
+    return OrganMap(Volume(table[organs.volume.array], organs.volume.geometry), v1)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

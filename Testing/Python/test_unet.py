@@ -1,0 +1,158 @@
+"""The U-Net: released names and numbers, odd configurations, and what a config refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from LesionDiffusionLib.networks.blocks import group_norm, timestep_embedding
+from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
+
+TINY = UNetConfig(in_channels=3, out_channels=2, model_channels=8, context_dim=16, norm_groups=4)
+
+
+def random_unet(config: UNetConfig, **options) -> UNet3D:
+    """A network none of whose convolutions is zero, so that everything acts on the output."""
+    torch.manual_seed(0)
+    network = UNet3D(config, **options)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.1)
+    return network
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [("LMNet", UNetConfig(4, 1, 16)), ("LINet", UNetConfig(5, 5, 128, num_res_blocks=2))],
+)
+def test_names_and_shapes_are_the_released_ones(shared, model, config):
+    released = json.loads((shared / "reference/released-state-dict.json").read_text())["models"][model]["tensors"]
+    expected = {name.removeprefix("model."): spec[0] for name, spec in released.items() if name.startswith("model.")}
+    with torch.device("meta"):
+        network = UNet3D(config)
+    assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == expected
+
+
+def test_output_keeps_the_spatial_size_and_every_gradient_is_finite():
+    network = random_unet(TINY)
+    x_BCDHW = torch.randn(2, 3, 4, 12, 8, requires_grad=True)
+    y_BCDHW = network(x_BCDHW, torch.tensor([0, 999]), torch.randn(2, 5, 16))
+    assert y_BCDHW.shape == (2, 2, 4, 12, 8)
+    y_BCDHW.square().sum().backward()
+    gradients = [x_BCDHW.grad, *(parameter.grad for parameter in network.parameters())]
+    assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_context_and_timestep_act_and_the_batch_does_not():
+    network = random_unet(TINY)
+    x, t, context = torch.randn(2, 3, 4, 8, 4), torch.tensor([3, 700]), torch.randn(2, 5, 16)
+    y = network(x, t, context)
+    assert (network(x, t, context + 1) - y).abs().max() > 1e-3
+    assert (network(x, t.flip(0), context) - y).abs().max() > 1e-3
+    alone = network(x[1:], t[1:], context[1:])
+    torch.testing.assert_close(alone, y[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_timestep_is_lost_where_every_group_is_one_channel():
+    """The released rule gives channels below 64 a group each, and the norm behind the embedding removes it again."""
+    network = random_unet(replace(TINY, norm_groups=32))
+    x, context = torch.randn(1, 3, 4, 8, 4), torch.randn(1, 5, 16)
+    early, late = network(x, torch.tensor([3]), context), network(x, torch.tensor([700]), context)
+    torch.testing.assert_close(early, late, atol=1e-5, rtol=1e-5)
+
+
+def test_context_entries_have_no_order():
+    network = random_unet(TINY)
+    x, t, context = torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 6, 16)
+    torch.testing.assert_close(network(x, t, context), network(x, t, context.flip(1)), atol=1e-5, rtol=1e-5)
+
+
+def test_skipped_context_equals_none_and_ignores_the_text():
+    config = {"in_channels": 1, "out_channels": 1, "model_channels": 8, "context_dim": 32}
+    skipping = random_unet(UNetConfig(**config, skip_context=True))
+    plain = UNet3D(UNetConfig(**config))
+    plain.load_state_dict(skipping.state_dict())
+    x, t, context = torch.randn(1, 1, 4, 8, 4), torch.tensor([10]), torch.randn(1, 6, 32)
+    assert torch.equal(skipping(x, t, context), skipping(x, t, context.neg()))
+    assert torch.equal(skipping(x, t, context), plain(x, t, None))
+    assert not torch.equal(plain(x, t, context), plain(x, t, None))
+
+
+def test_checkpointing_changes_memory_only():
+    stored = random_unet(TINY)
+    recomputed = random_unet(TINY, use_checkpoint=True)
+    x, t, context = torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16)
+    for network in (stored, recomputed):
+        network(x, t, context).sum().backward()
+    for a, b in zip(stored.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_fresh_network_predicts_zero():
+    network = UNet3D(TINY)
+    y = network(torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16))
+    assert torch.equal(y, torch.zeros_like(y))
+
+
+def test_half_precision_network_takes_a_float_state():
+    network = random_unet(TINY).bfloat16()
+    y = network(torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16))
+    assert y.dtype == torch.bfloat16
+    assert y.isfinite().all()
+
+
+def test_timestep_embedding_is_cosine_first():
+    embedding = timestep_embedding(torch.tensor([0, 7]), 6)
+    frequencies = torch.tensor([1.0, 10_000 ** (-1 / 3), 10_000 ** (-2 / 3)])
+    torch.testing.assert_close(embedding[0], torch.tensor([1.0, 1, 1, 0, 0, 0]))
+    torch.testing.assert_close(embedding[1], torch.cat([(7 * frequencies).cos(), (7 * frequencies).sin()]))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 16), (32, 32), (48, 48), (96, 32), (768, 32)])
+def test_group_norm_rule(channels, groups):
+    assert group_norm(channels).num_groups == groups
+
+
+def test_config_keeps_lists_as_tuples():
+    config = UNetConfig(1, 1, 8, channel_mult=[1, 4], attention_resolutions=[2])
+    assert config.channel_mult == (1, 4)
+    assert config.attention_resolutions == (2,)
+    assert config.size_divisor == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_channels": 0}, "in_channels must be at least 1"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be at least 1"),
+        ({"channel_mult": ()}, "needs at least one level"),
+        ({"channel_mult": (1, 0)}, r"channel_mult\[1\] must be at least 1"),
+        ({"model_channels": 7}, "model_channels must be even"),
+        ({"model_channels": 10}, "divisible by norm_groups 32 and by head_channels 32, got 40"),
+        ({"skip_context": True}, "as wide as context_dim 512, got 32"),
+    ],
+)
+def test_config_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(**{"in_channels": 1, "out_channels": 1, "model_channels": 8, **changes})
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "context_shape", "message"),
+    [
+        ((1, 2, 4, 4, 4), (1, 2, 16), r"expects \(B, 3, D, H, W\), got \(1, 2, 4, 4, 4\)"),
+        ((3, 4, 4, 4), (1, 2, 16), r"expects \(B, 3, D, H, W\)"),
+        ((1, 3, 4, 6, 4), (1, 2, 16), r"divisible by 4, got \(4, 6, 4\); pad the input"),
+        ((1, 3, 4, 4, 4), None, r"needs a context \(1, N, 16\), got None"),
+        ((1, 3, 4, 4, 4), (1, 2, 17), r"expects a context \(1, N, 16\), got \(1, 2, 17\)"),
+        ((2, 3, 4, 4, 4), (1, 2, 16), r"expects a context \(2, N, 16\), got \(1, 2, 16\)"),
+    ],
+)
+def test_forward_refuses(x_shape, context_shape, message):
+    context = None if context_shape is None else torch.zeros(context_shape)
+    with pytest.raises(ValueError, match=message):
+        UNet3D(TINY)(torch.zeros(x_shape), torch.zeros(x_shape[0], dtype=torch.long), context)

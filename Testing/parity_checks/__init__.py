@@ -1,0 +1,1 @@
+"""What ``parity.py`` compares: records of the released networks, read from fixtures, against ours."""
