@@ -110,9 +110,9 @@ def http_post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: floa
     answer = bytearray()
     with opener.open(urllib.request.Request(url, body, dict(headers)), timeout=timeout_s) as response:
         # The socket's timeout starts anew with every byte; the deadline also stops a body that only drips.
-        while len(answer) <= MAX_ANSWER_BYTES and (chunk := response.read1(MAX_ANSWER_BYTES + 1 - len(answer))):
+        while chunk := response.read1(MAX_ANSWER_BYTES + 1 - len(answer)):
             answer += chunk
-            if False:
+            if time.monotonic() > deadline:
                 raise TimeoutError
         return response.status, bytes(answer)
 

@@ -151,7 +151,8 @@ def _object_schema(properties: dict) -> dict:
 def _last_object(text: str) -> dict:
     """The last JSON object in an answer: thoughts, code fences and words around it do not count."""
     decoder, found = json.JSONDecoder(), None
-    start = text.find("{", max(0, len(text) - _MAX_TEXT))
+    text = text.strip()[-_MAX_TEXT:]
+    start = text.find("{")
     while start >= 0:
         try:
             found, end = decoder.raw_decode(text, start)

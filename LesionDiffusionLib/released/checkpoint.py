@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import struct
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # pickles up to protocol 2 use the names of Python 2
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
@@ -23,7 +26,7 @@ from LesionDiffusionLib.errors import BundleError
 from LesionDiffusionLib.networks.text_tower import LOADING_ERRORS
 
 # What broken pickles and archives raise, beyond what whole ones of a wrong kind do.
-DAMAGE = (*LOADING_ERRORS, AssertionError, AttributeError, ArithmeticError, MemoryError, NotImplementedError)
+DAMAGE = (*LOADING_ERRORS, AssertionError, AttributeError, ArithmeticError, MemoryError, struct.error, SafetensorError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +59,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = _load(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        found = ", ".join(f"{key!r:.40}" for key in list(content)[:5]) if isinstance(content, dict) else type(content)
+        names = map(str, content) if isinstance(content, dict) else [type(content).__name__]
+        found = ", ".join(f"{name!r:.40}" for name in list(names)[:5]) or "nothing"
         raise BundleError(
             f"expected a checkpoint with a 'state_dict', {path} holds {found}; give a training checkpoint"
         )
-    tensors = {name: value for name, value in state.items() if isinstance(name, str) and _is_plain(value)}
+    tensors = {name: value.detach() for name, value in state.items() if isinstance(name, str) and _is_plain(value)}
     counters = (value if type(value) is int else None for value in map(content.get, ("epoch", "global_step")))
     return Checkpoint(path, tensors, *counters)
 
@@ -97,7 +101,7 @@ def _load(path: Path) -> Any:
             f"{path} is no plain checkpoint: it {error}; nothing was run. Do not use this file; get the authors' own"
         ) from error
     except DAMAGE as error:
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        cause = "".join(filter(str.isprintable, " ".join(str(error).split())))[:200] or type(error).__name__
         raise BundleError(
             f"the checkpoint {path} is damaged or of another kind ({cause}); download it again"
         ) from error
@@ -118,19 +122,19 @@ class _Dictionary(dict):
         pass
 
 
+PATH_KINDS = ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")
 # The only calls that are carried out ...
 _CARRIED_OUT = {
     "collections.OrderedDict": _Dictionary,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
 }
-# ... and those by which plain data is pickled. They are skipped, not carried out: nothing of it is needed.
+# ... and those in which the pickles of plain data consist. They are skipped: nothing of that data is needed.
 _SKIPPED = {
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "slice", "range")),
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("bytearray", "complex")),
+    *(f"builtins.{name}" for name in ("set", "frozenset", "bytearray", "complex", "slice", "range")),
     *(f"collections.{name}" for name in ("defaultdict", "Counter", "deque")),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *(f"pathlib.{kind}{name}" for kind in ("", "Pure") for name in ("Path", "PosixPath", "WindowsPath")),
+    *(f"{module}.{name}Path" for module in ("pathlib", "pathlib._local") for name in PATH_KINDS),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "_codecs.encode", "torch.Size", "torch.device"),
 }
@@ -164,9 +168,10 @@ class _Placeholder(metaclass=_PlaceholderType):
 
 class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
-        """A placeholder for classes. A built-in function has no business in data, not even uncalled."""
-        if module in ("builtins", "__builtin__") and not isinstance(getattr(builtins, name, None), type):
-            raise _RefusedError(f"names the function '{module}.{name}'")
+        """A placeholder. Only a built-in function is refused at once: it has no business in data, not even uncalled."""
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        if module == "builtins" and not isinstance(getattr(builtins, name, None), type):
+            raise _RefusedError(f"names the function {f'{module}.{name}'!r}")
         return _PlaceholderType(f"{module}.{name}", (_Placeholder,), {})
 
 

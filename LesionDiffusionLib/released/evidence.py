@@ -87,38 +87,46 @@ def linet_hears_text(weights: UNetWeights, choice: str, findings: Findings) -> b
         weights: LINet's.
         choice: "auto" follows the evidence, and where it decides nothing the authors' training configuration, which
             uses the text; "use" and "skip" are the user's own decision.
+        findings: gets the decision and its reason, and a warning when the user decides against the evidence.
     """
-    verdict, reason = projection_evidence(weights)
+    trained, reason = projection_evidence(weights)
     if choice == "auto":
-        hears = verdict is not False
-        basis = "as in the authors' training configuration" if verdict is None else "decided by the evidence"
+        hears = trained is not False
+        basis = "as in the authors' training configuration" if trained is None else "as the weights show"
     else:
-        hears, basis = choice == "use", "chosen by the user"
-    findings.evidence.append(f"LINet.ckpt: report text {'used' if hears else 'skipped'}, {basis}: {reason}")
-    if verdict is not None and verdict is not hears:
-        findings.warnings.append(f"LINet's text is {'used' if hears else 'skipped'} against the evidence: {reason}")
+        hears, basis = choice == "use", "as the user chose"
+    decision = f"report text {'used' if hears else 'skipped'}"
+    findings.evidence.append(f"LINet.ckpt: {decision}, {basis} ({reason})")
+    if trained is not None and trained is not hears:
+        findings.warnings.append(f"LINet.ckpt: {decision} against the evidence ({reason})")
     return hears
 
 
 def projection_evidence(weights: UNetWeights) -> tuple[bool | None, str]:
     """Was the projection of the text context ever trained? True, False or None for undecided, and why.
 
-    A layer that never had a gradient keeps its initial uniform range and stays bit-equal to its moving average.
+    A layer that never had a gradient is bit-equal to its moving average and keeps its initial uniform range. Training
+    ends both: the initial weights fill their range to the edge. One without the other has another cause (weight decay
+    alone, a later freezing) and decides nothing.
     """
     raw, averaged = weights.raw.get(PROJECTION), weights.averaged.get(PROJECTION)
     known = averaged if raw is None else raw
     limit, largest = known.shape[-1] ** -0.5, float(known.abs().max())
-    inside = largest <= limit * (1 + 1e-6)
-    extent = f"its largest weight {largest:.4f} is {'within' if inside else 'beyond'} the initial range {limit:.4f}"
-    if raw is None or averaged is None or raw.shape != averaged.shape:
-        verdict = None if inside else True
-        return verdict, f"the context projection has no average to be compared with; {extent}"
-    difference = float((raw.float() - averaged.float()).abs().max())
-    if difference > 0:
-        return True, f"the context projection was trained, its average lies up to {difference:.1e} away; {extent}"
-    if inside:
-        return False, f"the context projection was never trained, it is bit-equal to its average; {extent}"
-    return None, f"the context projection is bit-equal to its average, yet {extent}"
+    inside, distance = largest <= limit * (1 + 1e-6), _distance(raw, averaged)
+    if distance == 0:
+        trained, compared = False if inside else None, "equals its average"
+    else:
+        trained = None if inside else True
+        compared = "has no average" if distance is None else f"lies up to {distance:.1e} from its average"
+    verdict = {True: "trained", False: "never trained", None: "undecided"}[trained]
+    extent = f"its largest weight {largest:.4f} is {'within' if inside else 'beyond'} the initial {limit:.4f}"
+    return trained, f"{verdict}: the context projection {compared}, {extent}"
+
+
+def _distance(a: Tensor | None, b: Tensor | None) -> float | None:
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    return float((a.float() - b.float()).abs().max())
 
 
 def first_of(what: str, copies: Sequence[tuple[str, Mapping[str, Tensor]]], findings: Findings) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from LesionDiffusionLib import __version__
@@ -23,7 +24,7 @@ from LesionDiffusionLib.bundles import (
     sha256_of,
     write_bundle,
 )
-from LesionDiffusionLib.errors import BundleError
+from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.text_tower import VOCABULARY_FILE, wordpiece_tokenizer
 from LesionDiffusionLib.released.checkpoint import read_checkpoint
@@ -105,6 +106,7 @@ def import_released(
     Raises:
         BundleError: the folder exists, a window does not fit the networks, or a file is missing, damaged, unsafe or
             of another architecture.
+        OutputError: the bundle cannot be written, as on a full disk.
     """
     options = options or ImportOptions()
     if folder.exists():  # write_bundle says so too, but only after minutes of reading
@@ -127,7 +129,12 @@ def import_released(
     sizes = dataclasses.replace(sizes, linet=dataclasses.replace(sizes.linet, skip_context=not hears_text))
     manifest = _manifest(folder.name, sizes, windows, TEXT_FILE in tensors, _made_by(files, findings))
     texts["README.md"] = model_card(manifest)
-    bundle = write_bundle(folder, manifest, tensors, texts)
+    try:
+        bundle = write_bundle(folder, manifest, tensors, texts)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"could not write {folder}: {error}; nothing was kept, make room or choose another"
+        ) from error
     return Imported(bundle, tuple(findings.evidence), tuple(findings.warnings))
 
 
@@ -192,7 +199,9 @@ def _vocabulary(path: Path, tower: Mapping[str, Tensor], findings: Findings) -> 
     if sha256_of(path) == BIOMEDCLIP_VOCABULARY_SHA256:
         findings.evidence.append("vocabulary: BiomedCLIP's own, by its hash")
     else:
-        findings.warnings.append(f"{path} is not BiomedCLIP's own vocab.txt, by its hash: the text may be misread")
+        findings.warnings.append(
+            f"the vocabulary {path.name} is not BiomedCLIP's own, by its hash: text may be misread"
+        )
     return text
 
 

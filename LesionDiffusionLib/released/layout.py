@@ -21,6 +21,7 @@ UNET_PREFIXES = ("model.diffusion_model.", "model.")  # the longer one first: it
 EMA_PREFIX, EMA_COUNTERS = "model_ema.", ("decay", "num_updates")
 AUTOENCODER_PREFIX, TEXT_PREFIX = "first_stage_model.", "cond_stage_model.model."
 FIRST_CONVOLUTION = "input_blocks.0.0.weight"
+PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PROBLEMS_SHOWN = 3
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -81,9 +82,8 @@ class ReleasedFile:
         """The denoiser of LMNet.ckpt or LINet.ckpt; a larger network than the expected one is refused, too."""
         config = self.sizes.lmnet if self.name == "LMNet.ckpt" else self.sizes.linet
         expected = _shapes_of(lambda: UNet3D(config))
-        updates = self.checkpoint.tensors.get(f"{EMA_PREFIX}num_updates")
-        counted = int(updates) if updates is not None and updates.numel() == 1 else None
-        weights = UNetWeights(_raw(self.checkpoint), _averaged(self.checkpoint, expected), counted)
+        averaged = _averaged(self.checkpoint, expected)
+        weights = UNetWeights(_raw(self.checkpoint), averaged, _number_of_updates(self.checkpoint))
         self._require(weights.used, expected, "U-Net", more=sorted(set(weights.used) - set(expected)))
         return weights
 
@@ -144,12 +144,18 @@ def _averaged(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]
     return {dotted.get(name, name): tensor for name, tensor in stored.items() if name not in EMA_COUNTERS}
 
 
+def _number_of_updates(checkpoint: Checkpoint) -> int | None:
+    counter = checkpoint.tensors.get(f"{EMA_PREFIX}num_updates")
+    known = counter is not None and counter.dtype in (torch.int32, torch.int64) and counter.numel() == 1
+    return int(counter) if known else None
+
+
 def _problem(name: str, shape: tuple[int, ...], tensor: Tensor | None) -> str | None:
     if tensor is None:
         return f"{name} {shape} missing"
     if tuple(tensor.shape) != shape:
         return f"{name} expected {shape}, found {tuple(tensor.shape)}"
-    if not tensor.is_floating_point():
+    if tensor.dtype not in PRECISIONS:
         return f"{name} expected floating point, found {tensor.dtype}"
     return None if tensor.isfinite().all() else f"{name} holds NaN or infinity"
 

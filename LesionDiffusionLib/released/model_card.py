@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from LesionDiffusionLib.bundles import Manifest
 
 TITLE = "LesionDiffusion as published by its authors (LMNet, LINet, VQ-GAN)"
-LICENSE = "weights: their authors', research use only; the code that published them: MIT"
+LICENSE = "weights by the paper's authors, for research only; the code they were published with: MIT"
 PAPER = (
     "Lei W., Tian H., Dai L., Chen H., Zhang X.: LesionDiffusion: Towards Text-controlled General Lesion Synthesis. "
     "MICCAI 2025"

@@ -91,7 +91,7 @@ def _import(args: argparse.Namespace) -> int:
     from LesionDiffusionLib.bundles import user_bundles_dir
     from LesionDiffusionLib.released.importer import ImportOptions, Sources, import_released
 
-    if Path(args.name).name != args.name:
+    if args.name in ("", "..") or Path(args.name).name != args.name:
         raise BundleError(f"expected a plain name for the bundle, got {args.name!r}; give the place as --folder")
     windows = {
         name: _window(text) for name in ("lmnet_window", "linet_window") if (text := getattr(args, name)) is not None

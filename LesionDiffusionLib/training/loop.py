@@ -23,6 +23,7 @@ class LoopOptions:
         ema_decay: decay of the exponential moving average of the weights; 0 keeps none.
         clip: largest gradient norm.
         seed: of everything drawn during training.
+        report_every: steps between progress lines.
     """
 
     steps: int
@@ -32,6 +33,7 @@ class LoopOptions:
     ema_decay: float = 0.0
     clip: float = 1.0
     seed: int = 0
+    report_every: int = 100
 
     def rate_at(self, step: int) -> float:
         """Learning rate of ``step`` (0-based)."""
@@ -64,7 +66,6 @@ def optimize(
     loss_of: Callable[[int], dict[str, Tensor]],
     options: LoopOptions,
     report: Callable[[str], None] = print,
-    every: int = 100,
 ) -> dict[str, Tensor]:
     """Train ``module``; returns its (averaged) state dict.
 
@@ -72,8 +73,7 @@ def optimize(
         module: everything that learns.
         loss_of: step -> named losses; their sum is minimized.
         options: see LoopOptions.
-        report: receives a line with running means and the time left every ``every`` steps.
-        every: interval of reports in steps.
+        report: receives lines with running means and the time left.
 
     Raises:
         FloatingPointError: the loss became NaN or infinite; says at which step.
@@ -98,7 +98,7 @@ def optimize(
             ema.update(module)
         for name, value in losses.items():
             means[name] = means.get(name, value.item()) * 0.98 + 0.02 * value.item()
-        if (step + 1) % every == 0 or step + 1 == options.steps:
+        if (step + 1) % options.report_every == 0 or step + 1 == options.steps:
             left = (time.monotonic() - started) / (step + 1) * (options.steps - step - 1)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
             report(f"step {step + 1}/{options.steps}  {shown}  {left / 60:.0f} min left")

@@ -12,6 +12,7 @@ from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.training.loop import LoopOptions, optimize
 
 CONTINUOUS_SHARE = 0.5  # of the steps, before the codebook is switched on
+ROWS_PER_CODE = 100
 REVIVE_EVERY = 100  # steps between revivals of unused codes
 
 
@@ -71,9 +72,11 @@ def reconstruction_losses(decoded: Tensor, x: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def start_codebook(model: VQGAN, windows_hu: np.ndarray, generator: torch.Generator, rounds: int = 12) -> None:
-    """Set the codebook to k-means centers of latents of random windows."""
-    rows = torch.cat([_rows(model.encode(draw_windows(windows_hu, 6, generator, 32))) for _ in range(24)])
+    """Set the codebook to k-means centers of latents of random windows, ROWS_PER_CODE latents a code."""
     size = model.config.codebook_size
+    rows = _rows(model.encode(draw_windows(windows_hu, 4, generator, 32)))
+    while len(rows) < ROWS_PER_CODE * size:
+        rows = torch.cat([rows, _rows(model.encode(draw_windows(windows_hu, 4, generator, 32)))])
     model.quantize.embedding.weight.copy_(rows[torch.randperm(len(rows), generator=generator)[:size]])
     for _ in range(rounds):
         nearest = model.quantize.nearest(rows)
