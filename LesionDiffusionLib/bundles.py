@@ -18,7 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from LesionDiffusionLib.errors import BundleError
+from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
@@ -169,23 +169,27 @@ def write_bundle(folder: Path, manifest: Manifest, tensors: Mapping[str, Mapping
 
     Raises:
         BundleError: the folder exists.
+        OutputError: it cannot be written, for instance because the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if folder.exists():
         raise BundleError(f"expected a new bundle folder, but {folder} exists; delete it or choose another name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        inside = Path(temporary, folder.name)
-        inside.mkdir()
-        for name, content in tensors.items():
-            save_file({key: value.contiguous() for key, value in content.items()}, inside / name)
-        for name, text in texts.items():
-            (inside / name).write_text(text, encoding="utf-8", newline="\n")
-        hashes = {path.name: sha256_of(path) for path in sorted(inside.iterdir())}
-        manifest = dataclasses.replace(manifest, files=hashes)
-        (inside / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n", encoding="utf-8")
-        inside.rename(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            inside = Path(temporary, folder.name)
+            inside.mkdir()
+            for name, content in tensors.items():
+                save_file({key: value.contiguous() for key, value in content.items()}, inside / name)
+            for name, text in texts.items():
+                (inside / name).write_text(text, encoding="utf-8", newline="\n")
+            manifest = dataclasses.replace(manifest, files={p.name: sha256_of(p) for p in sorted(inside.iterdir())})
+            (inside / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n", encoding="utf-8")
+            inside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"could not write the bundle {folder}: {error}; nothing was kept") from error
     return Bundle(folder, manifest)
 
 

@@ -112,7 +112,7 @@ def projection_evidence(weights: UNetWeights) -> tuple[bool | None, str]:
     raw, averaged = weights.raw.get(PROJECTION), weights.averaged.get(PROJECTION)
     known = averaged if raw is None else raw
     limit, largest = known.shape[-1] ** -0.5, float(known.abs().max())
-    inside, distance = largest <= limit * (1 + 1e-6), _distance(raw, averaged)
+    inside, distance = largest <= limit * (1 + torch.finfo(known.dtype).eps), _distance(raw, averaged)
     if distance == 0:
         trained, compared = False if inside else None, "equals its average"
     else:

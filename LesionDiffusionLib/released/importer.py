@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from LesionDiffusionLib import __version__
@@ -24,7 +23,7 @@ from LesionDiffusionLib.bundles import (
     sha256_of,
     write_bundle,
 )
-from LesionDiffusionLib.errors import BundleError, OutputError
+from LesionDiffusionLib.errors import BundleError
 from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.text_tower import VOCABULARY_FILE, wordpiece_tokenizer
 from LesionDiffusionLib.released.checkpoint import read_checkpoint
@@ -129,12 +128,7 @@ def import_released(
     sizes = dataclasses.replace(sizes, linet=dataclasses.replace(sizes.linet, skip_context=not hears_text))
     manifest = _manifest(folder.name, sizes, windows, TEXT_FILE in tensors, _made_by(files, findings))
     texts["README.md"] = model_card(manifest)
-    try:
-        bundle = write_bundle(folder, manifest, tensors, texts)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"could not write {folder}: {error}; nothing was kept, make room or choose another"
-        ) from error
+    bundle = write_bundle(folder, manifest, tensors, texts)
     return Imported(bundle, tuple(findings.evidence), tuple(findings.warnings))
 
 

@@ -91,8 +91,8 @@ class Recipe:
     lmnet: UNetConfig = UNetConfig(4, 1, 16, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8)
     linet: UNetConfig = UNetConfig(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8)
     vqgan_loop: LoopOptions = LoopOptions(steps=4000, batch=2, learning_rate=1.2e-3)
-    lmnet_loop: LoopOptions = LoopOptions(steps=3500, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
-    linet_loop: LoopOptions = LoopOptions(steps=5000, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=2)
+    lmnet_loop: LoopOptions = LoopOptions(steps=2500, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
+    linet_loop: LoopOptions = LoopOptions(steps=4000, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=2)
     sampling: SamplingOptions = SamplingOptions("dpmpp", 20, 2.0)
     threshold: float = 0.5
 

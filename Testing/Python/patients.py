@@ -120,7 +120,7 @@ def fake_models(folder: Path) -> Models:
 def tiny_manifest() -> Manifest:
     """A bundle.json for networks of a few thousand parameters."""
     sampling = SamplingOptions("dpmpp", 3, 1.0)
-    unets = [UNetConfig(n, out, 16, (1, 2), 1, (2,), 32, 16) for n, out in ((4, 1), (5, 4))]
+    unets = [UNetConfig(n, out, 16, (1, 2), 1, (2,), 32, 16, norm_groups=8) for n, out in ((4, 1), (5, 4))]
     return Manifest(
         format=1,
         name="tiny",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.networks.text_tower import SPECIAL_TOKENS, TextTowerConfig, build_text_tower
 from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
+from LesionDiffusionLib.released.importer import Imported, ImportOptions, Sources, import_released
 from LesionDiffusionLib.released.layout import ReleasedSizes
 
 WORDS = ("liver", "cyst", "ct", "enhanced", ",")
@@ -33,6 +35,49 @@ TINY = ReleasedSizes(
 )
 
 State = dict[str, Tensor]
+
+
+SMALL = ImportOptions(lmnet_window=(16, 16, 16), linet_window=(16, 16, 16))
+
+
+@functools.cache
+def tiny_states() -> Mapping[str, State]:
+    """State dicts of the three tiny checkpoints, by file stem. Copy one before changing it."""
+    return {"lmnet": lmnet_state(), "linet": linet_state(), "vq": vq_state()}
+
+
+def import_tiny(
+    folder: Path,
+    options: ImportOptions = SMALL,
+    names: tuple[str, ...] = ("lmnet", "linet"),
+    vocabulary: Path | None = None,
+    **changed: State,
+) -> Imported:
+    """Save the named checkpoints in ``folder``, some of them changed, and import them as the bundle ``made``."""
+    states = {**tiny_states(), **changed}
+    paths = {name: save_checkpoint(folder / f"{name}.ckpt", states[name]) for name in names}
+    return import_released(Sources(**paths, vocabulary=vocabulary), folder / "made", options, TINY)
+
+
+def part(state: State, prefix: str) -> State:
+    """The tensors behind a prefix, which is taken off."""
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def without(state: State, prefix: str) -> State:
+    """The tensors that have not this prefix."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+
+
+def renamed(state: State, old: str, new: str) -> State:
+    """The same tensors with another prefix."""
+    return {new + name[len(old) :] if name.startswith(old) else name: tensor for name, tensor in state.items()}
+
+
+def require_equal(tensors: State, expected: State) -> None:
+    """The same names with the very same values."""
+    assert set(tensors) == set(expected)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
 
 
 def schedule_buffers() -> State:

@@ -10,7 +10,7 @@ from patients import tiny_bundle
 
 from LesionDiffusionLib import bundles
 from LesionDiffusionLib.bundles import MANIFEST, delete_bundle, installed_bundles, open_bundle
-from LesionDiffusionLib.errors import BundleError
+from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.report import LesionReport
 
@@ -121,6 +121,6 @@ def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(bundles, "sha256_of", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full; nothing was kept"):
         tiny_bundle(tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
