@@ -90,7 +90,7 @@ def _density(report: LesionReport, f: Finding) -> Measurement | None:
 def _density_fits(report: LesionReport, lesion_hu: float, organ_hu: float | None) -> bool | None:
     ranges = {"fluid-like": FLUID_HU, "peripheral low-density": SOFT_TISSUE_HU, "soft tissue": SOFT_TISSUE_HU}
     ranges |= {"ground-glass": GROUND_GLASS_HU}
-    if "stone" in report.specific_features:
+    if "stone" in report.features:
         return lesion_hu >= STONE_ABOVE_HU
     for word, (low, high) in ranges.items():
         if word in report.density:
@@ -112,7 +112,7 @@ def _variations(report: LesionReport, f: Finding) -> Measurement | None:
     told = f"standard deviation {std_hu:.0f} HU"
     if f.mask.sum() < 50:
         return Measurement("density variations", report.density_variations, f"{told}, too small to judge", None)
-    limit_hu = HETEROGENEOUS_STD_HU * (4 if "stone" in report.specific_features else 1)
+    limit_hu = HETEROGENEOUS_STD_HU * (4 if "stone" in report.features else 1)
     fits = (std_hu >= limit_hu) == (report.density_variations == "heterogeneous")
     return Measurement("density variations", report.density_variations, told, bool(fits))
 

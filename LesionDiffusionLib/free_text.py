@@ -202,7 +202,7 @@ def _with_value(report: LesionReport, attribute: str, value: str) -> LesionRepor
     name = "lesion_type" if attribute == LESION_TYPE else FIELDS[attribute]
     current, new = getattr(report, name), parse_size(value) if attribute == "size" else value
     if attribute == "specific features":
-        new = tuple(dict.fromkeys((*current, value)))
+        new = tuple(dict.fromkeys((*(current or ()), value)))
     elif attribute == "organ":
         new = _narrower_organ(current, value)
         if new is None or (report.lesion_type and not lesion_type(report.lesion_type).occurs_in(new)):

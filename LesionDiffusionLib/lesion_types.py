@@ -94,7 +94,7 @@ def draw_report(
         drawn[attribute] = _draw_value(kind.weights[attribute], chances[attribute], attribute, drawn)
     report = LesionReport(kind.name, organ, _draw_size(kind, size_chances))
     fields = {FIELDS[name]: values if name == "specific features" else values[0] for name, values in drawn.items()}
-    stated = {field: value for field in FIELDS.values() if (value := getattr(given, field))}
+    stated = {field: value for field in FIELDS.values() if (value := getattr(given, field)) is not None}
     if given.organ:
         fields["organ_type"] = vocabulary().organ(given.organ).organ_type
     return dataclasses.replace(report, **(fields | stated))

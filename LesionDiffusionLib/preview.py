@@ -40,7 +40,7 @@ def preview_image(case: Case) -> Image.Image:
 
 def display_window(report: LesionReport) -> tuple[float, float]:
     """Window center and width in HU that shows this lesion."""
-    text = " ".join((report.organ or "", *report.specific_features))
+    text = " ".join((report.organ or "", *report.features))
     return next(window for word, window in WINDOWS_HU.items() if word in text)
 
 

@@ -21,6 +21,7 @@ RegionRule = Literal[
 
 MAX_REPORT_BYTES = 1_000_000
 MAX_SIZE_MM = 1000.0
+NO_FEATURES = "none"  # the text for specific features when there are none
 
 FIELDS = {  # attribute name -> field of LesionReport
     "shape": "shape",
@@ -42,7 +43,7 @@ _SIZE = re.compile(rf"\s*({_NUMBER}(?:\s*[x×*]\s*{_NUMBER}){{0,2}})\s*(mm|cm)?,
 
 @dataclass(frozen=True)
 class LesionReport:
-    """What is known of one lesion, in canonical words. ``None`` (or ``()``) means "not stated".
+    """What is known of one lesion, in canonical words. ``None`` means "not stated".
 
     ``size_mm`` is the full extent along the patient's right-left, anterior-posterior and superior-inferior axes.
     """
@@ -55,7 +56,7 @@ class LesionReport:
     lesion_location: str | None = None
     relationship: str | None = None
     surface: str | None = None
-    specific_features: tuple[str, ...] = ()
+    specific_features: tuple[str, ...] | None = None  # (): stated that there are none
     enhancement: str | None = None
     density: str | None = None
     density_variations: str | None = None
@@ -77,9 +78,17 @@ class LesionReport:
             fields["lesion_type"] = _value(LESION_TYPE, lesion_type)
         return cls(**fields)
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The specific features; empty when there are none or none are stated."""
+        return self.specific_features or ()
+
     def attributes(self) -> dict[str, str]:
         """Stated attributes in the paper's order, as text; ``from_attributes`` reads them back."""
-        return {name: text for name in FIELDS if (text := ", ".join(self.stated(name)))}
+        stated = {
+            name: ", ".join(self.stated(name)) for name, field in FIELDS.items() if getattr(self, field) is not None
+        }
+        return {name: text or NO_FEATURES for name, text in stated.items()}
 
     def stated(self, attribute: str) -> tuple[str, ...]:
         """The stated value of one attribute as text: none, one, or (specific features) several."""
@@ -208,7 +217,7 @@ def _value(attribute: str, text: object) -> str | tuple:
     if attribute != "specific features":
         return vocabulary().canonical(attribute, text)
     parts = [part for part in text.split(",") if part.strip()]
-    if [part.strip().lower() for part in parts] == ["none"]:
+    if [part.strip().lower() for part in parts] == [NO_FEATURES]:
         return ()
     return tuple(dict.fromkeys(vocabulary().canonical(attribute, part) for part in parts))
 

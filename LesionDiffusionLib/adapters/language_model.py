@@ -16,7 +16,7 @@ from LesionDiffusionLib.adapters.chat_endpoint import LanguageModel, Transport, 
 from LesionDiffusionLib.errors import ReportError
 from LesionDiffusionLib.lesion_types import LesionType
 from LesionDiffusionLib.lesion_types import lesion_type as lesion_type_named
-from LesionDiffusionLib.report import FIELDS, LesionReport, format_size, parse_size
+from LesionDiffusionLib.report import FIELDS, NO_FEATURES, LesionReport, format_size, parse_size
 from LesionDiffusionLib.vocabulary import LESION_TYPE, vocabulary, words
 
 _MAX_TEXT = 10_000  # characters of an answer that are read, from its end; a report has less than 1,000
@@ -86,7 +86,7 @@ class _Question:
     @property
     def asked(self) -> list[str]:
         """Attributes that are not stated yet."""
-        return [name for name in FIELDS if not self.fixed.stated(name)]
+        return [name for name, field in FIELDS.items() if getattr(self.fixed, field) is None]
 
     def schema(self) -> dict:
         """JSON schema of the answer: the vocabulary's values, sizes within the limits.
@@ -123,8 +123,9 @@ class _Question:
         """The complete report of an answer; keys that were not asked for do not count. Raises ReportError."""
         names = vocabulary().attribute_names
         answer = {names.get(words(key)): value for key, value in _last_object(text).items() if value is not None}
+        answer.setdefault("specific features", NO_FEATURES)
         told = {name: _as_text(name, answer[name]) for name in self.asked if name in answer}
-        if missing := [FIELDS[name] for name in self.asked if name not in told and name != "specific features"]:
+        if missing := [FIELDS[name] for name in self.asked if name not in told]:
             raise ReportError(f"one JSON object with all keys is expected; missing: {', '.join(missing)}")
         answered = LesionReport.from_attributes(told)
         self._check_size(answered)

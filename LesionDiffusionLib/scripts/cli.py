@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is a --help away."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        # "-42.5,10,120" is a point, not an option: argparse knows only single negative numbers.
+        self._negative_number_matcher = re.compile(r"^-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"error: {message} (see '{self.prog} --help')\n")

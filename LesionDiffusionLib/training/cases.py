@@ -77,7 +77,7 @@ def random_report(kind: LesionType, present: list[str], contrast: bool, generato
     """A report of ``kind``; often with freely chosen words, so that each word learns its own meaning."""
     enhancement = "enhanced CT" if contrast else "non-contrast CT"
     report = draw_report(kind, generator, present, LesionReport(enhancement=enhancement))
-    if generator.uniform() < FREE_CHOICE and "stone" not in report.specific_features:
+    if generator.uniform() < FREE_CHOICE and "stone" not in report.features:
         report = _with_free_words(report, generator)
     return report
 

@@ -105,7 +105,7 @@ def _boundary(report: LesionReport, box: Box, direction: np.ndarray, generator: 
         waves += generator.normal() * np.exp(sharpness * (direction @ axis.astype(np.float32) - 1))
     waves *= amplitude / max(float(waves.std()), 1e-6) if count else 0
     waves = np.clip(waves, -2.2 * amplitude, 2.2 * amplitude) - (1.2 * amplitude if amplitude > 0.1 else 0)
-    if "spiculated margins" in report.specific_features:
+    if "spiculated margins" in report.features:
         waves -= 0.25
         for _ in range(int(generator.integers(14, 26))):
             axis = generator.standard_normal(3)
@@ -167,7 +167,7 @@ def _base_hu(
         return bounds[0] + share * (bounds[1] - bounds[0])
 
     density = report.density or "isodense lesion"
-    if "stone" in report.specific_features:
+    if "stone" in report.features:
         return flat + between(STONE_HU)
     if "fluid-like" in density:
         return flat + between(FLUID_HU)
@@ -196,7 +196,7 @@ def _features_hu(
     noise = smooth_noise(mask.shape, field_size, generator)
     inner = noise[mask] if mask.any() else noise.ravel()
     change = np.zeros(mask.shape, np.float32)
-    text = " ".join(report.specific_features)
+    text = " ".join(report.features)
     if "decreased" in text or "fluid" in text:
         change -= generator.uniform(30, 50) * (noise < np.quantile(inner, 0.25))
     if "increased" in text:

@@ -114,10 +114,10 @@ def test_interrupt_while_writing_leaves_nothing(case, ct_file, tmp_path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["input.nii.gz"]
 
 
-@pytest.mark.parametrize(
-    "axes",
-    [np.diag([-1.0, -1.0, 1.0]), np.eye(3), [[0, 1.0, 0], [0, 0, -1.0], [1.0, 0, 0]], [[0, 0, -1.0], [1.0, 0, 0], [0, 1.0, 0]]],
-)  # fmt: skip
+PERMUTED = [[0, 1.0, 0], [0, 0, -1.0], [1.0, 0, 0]], [[0, 0, -1.0], [1.0, 0, 0], [0, 1.0, 0]]
+
+
+@pytest.mark.parametrize("axes", [np.diag([-1.0, -1.0, 1.0]), np.eye(3), *PERMUTED])
 def test_slices_hang_as_in_radiology(axes):
     """Whatever the file's axes: patient's right on the left side, anterior on top, superior on top."""
     geometry = make_geometry((9, 10, 11), (1, 1, 1), axes)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from patients import make_patient, tiny_bundle
 
+from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.io import read_ct, write_labels
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.scripts.cli import main
@@ -67,6 +68,16 @@ def test_same_seed_writes_the_same_bytes(files, tmp_path):
         assert main(command(files, "--out", tmp_path / name, "--seed", 4, drop=["--out"])) == 0
     for file in ("ct.nii.gz", "lesion.nii.gz", "report.json", "preview.png"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_center_may_begin_with_a_minus(files, capsys):
+    """The center is used: a point inside the liver, given as it is read off a viewer."""
+    ct, _ = make_patient()
+    center = ",".join(f"{v:.1f}" for v in ct.geometry.to_ras((24, 22, 27)))
+    assert center.startswith("-")
+    code = main([*command(files, drop=["--mask"]), "--center-mm", center, "--seed", "1"])
+    assert code in (0, 2), "random networks may draw nothing"
+    assert "R,A,S" not in capsys.readouterr().err
 
 
 def error_of(capsys, argv) -> str:
@@ -150,7 +161,8 @@ def test_mask_on_another_grid(files, capsys):
     ct, _ = make_patient()
     shifted = ct.geometry.affine_ras.copy()
     shifted[:3, 3] += 5
-    write_labels(np.ones(ct.array.shape, np.uint8), type(ct.geometry)(ct.geometry.shape, shifted), files / "mask.nii.gz")
+    elsewhere = Geometry(ct.geometry.shape, shifted)
+    write_labels(np.ones(ct.array.shape, np.uint8), elsewhere, files / "mask.nii.gz")
     assert "different grids" in error_of(capsys, command(files))
 
 

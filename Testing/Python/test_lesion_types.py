@@ -72,6 +72,7 @@ def test_draws_are_complete_consistent_and_plausible(kind, generator):
     for _ in range(50):
         report = draw_report(kind, generator)
         assert all(report.stated(name) for name in FIELDS if name != "specific features")
+        assert report.specific_features is not None, "drawn: some or none"
         assert report.organ in kind.organs
         assert checks(report) == []
         assert region_rule(report)
@@ -203,3 +204,13 @@ def test_checks_warn(settings, warning, generator):
 def test_nothing_stated_is_nothing_strange():
     assert checks(LesionReport()) == []
     assert checks(LesionReport(lesion_type="kidney cyst", organ="kidney")) == []
+
+
+def test_none_can_be_stated_and_is_kept():
+    """A cancer without any feature, where the draw would have given it some."""
+    kind = lesion_type("liver cancer")
+    seed = next(s for s in range(50) if draw_report(kind, np.random.default_rng(s)).features)
+    given = LesionReport().with_values(["specific features=none"])
+    report = draw_report(kind, np.random.default_rng(seed), given=given)
+    assert report.specific_features == ()
+    assert LesionReport.from_json(report.to_json()) == report

@@ -37,7 +37,7 @@ def scene(generator):
 
 def hollow_scene(generator):
     """A tube along the first axis: lumen of fluid, wall, fat outside."""
-    z, y, x = np.indices((SIZE,) * 3)
+    _, y, x = np.indices((SIZE,) * 3)
     radius = np.hypot(y - 24, x - 24)
     ct_hu = np.where(radius < 12, 10.0, np.where(radius < 16, 50.0, -90.0)) + generator.normal(0, 5, (SIZE,) * 3)
     return Scene(ct_hu.astype(np.float32), radius < 16, np.zeros((SIZE,) * 3, bool), 1.0)
