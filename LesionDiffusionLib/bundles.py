@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
+from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.unet import UNetConfig
@@ -39,6 +40,12 @@ class AutoencoderSpec:
     latent_shift: tuple[float, ...]
     latent_scale: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        for name in ("latent_shift", "latent_scale"):
+            values = getattr(self, name)
+            if len(values) != self.config.z_channels or not all(isinstance(v, (int, float)) for v in values):
+                raise ValueError(f"{name} needs {self.config.z_channels} numbers, one a latent channel, got {values}")
+
 
 @dataclass(frozen=True)
 class LMNetSpec:
@@ -55,6 +62,9 @@ class LMNetSpec:
     guidable: bool  # trained with an empty text, so that guidance means something
     threshold: float | None
 
+    def __post_init__(self) -> None:
+        _check_denoiser(self, voxels_per_step=1)
+
 
 @dataclass(frozen=True)
 class LINetSpec:
@@ -67,6 +77,9 @@ class LINetSpec:
     sampling: SamplingOptions
     guidable: bool
     latent_mask: LatentMask
+
+    def __post_init__(self) -> None:
+        _check_denoiser(self, voxels_per_step=2)
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,8 @@ class TextSpec:
     def __post_init__(self) -> None:
         if self.encoder not in ("vocabulary", "biomedclip") or self.spelling not in ("report", "released"):
             raise ValueError(f"encoder is vocabulary or biomedclip, spelling report or released; got {self}")
+        if not all(isinstance(phrase, str) for phrase in self.phrases):
+            raise ValueError("phrases are texts")
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,15 @@ class Bundle:
             return load_file(self.folder / name)
         except (SafetensorError, OSError) as error:
             raise BundleError(f"cannot read {self.folder / name}: {error}; install the bundle again") from error
+
+
+def _check_denoiser(spec: LMNetSpec | LINetSpec, voxels_per_step: int) -> None:
+    """ValueError for a prediction nobody knows, or a window that the U-Net cannot halve."""
+    if spec.prediction not in PREDICTIONS:
+        raise ValueError(f"prediction is one of {', '.join(PREDICTIONS)}, got {spec.prediction!r}")
+    divisor = voxels_per_step * spec.unet.size_divisor
+    if any(n % divisor for n in spec.window.shape):
+        raise ValueError(f"the window's sizes must be multiples of {divisor}, got {spec.window.shape}")
 
 
 def open_bundle(name_or_folder: str | os.PathLike) -> Bundle:
@@ -232,7 +256,7 @@ def _find(name_or_folder: str | os.PathLike) -> Path:
 def _read_manifest(path: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"cannot read {path}: {error}; install the bundle again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -241,6 +265,11 @@ def _read_manifest(path: Path) -> Manifest:
     unsafe = [name for name in manifest.files if Path(name).name != name]
     if unsafe:
         raise BundleError(f"{path} names files outside its folder: {', '.join(unsafe)}; do not use this bundle")
+    text = manifest.text
+    used = (manifest.autoencoder.file, manifest.lmnet.file, manifest.linet.file, text.file, text.vocabulary_file)
+    unhashed = [name for name in used if name is not None and name not in manifest.files]
+    if unhashed:
+        raise BundleError(f"{path} gives no hash for {', '.join(unhashed)}; do not use this bundle")
     return manifest
 
 
@@ -267,7 +296,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, list):
         return tuple(value)
     plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    wanted = tuple(t for t in plain if isinstance(t, type))
+    wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
+    wanted = tuple(t for t in wanted if isinstance(t, type))
     accepted = (*wanted, int) if float in wanted else wanted
     if wanted and (not isinstance(value, accepted) or (isinstance(value, bool) and bool not in wanted)):
         raise BundleError(f"expected {hint} at {where}, got {value!r:.60}; install the bundle again")

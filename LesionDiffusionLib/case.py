@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +32,13 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One CT with a synthetic lesion. Arrays are (I, J, K) on the patient's grid.
+    """One CT with a synthetic lesion, held as the small part of it that changed.
 
     Attributes:
         before: the patient's CT in HU, untouched.
-        ct: the CT with the lesion; bit-identical to ``before`` outside the lesion's neighborhood.
-        mask: bool, the lesion.
+        changed_box: the part of the CT that may differ.
+        changed_hu: its new values, in the CT's dtype.
+        mask: bool (I, J, K), the lesion, on the CT's grid.
         report: the complete report, including what was drawn at random.
         box: the lesion box.
         measurements: asked-for against measured attributes.
@@ -45,7 +47,8 @@ class Case:
     """
 
     before: Volume
-    ct: Volume
+    changed_box: Box
+    changed_hu: np.ndarray
     mask: Volume
     report: LesionReport
     box: Box
@@ -53,11 +56,15 @@ class Case:
     warnings: tuple[str, ...]
     provenance: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        assert np.asarray(self.mask.array).dtype == bool, "a case's mask is a bool array"
+    @functools.cached_property
+    def ct(self) -> Volume:
+        """The whole CT with the lesion: a copy of ``before`` in which only ``changed_box`` was written."""
+        array = self.before.array.copy(order="K")  # files are stored with i fastest; keep it so, it is much quicker
+        array[self.changed_box.slices] = self.changed_hu
+        return Volume(array, self.before.geometry)
 
     @property
     def share_fitting(self) -> float:
-        """Share of the measured attributes that fit the report; 1 when nothing could be measured."""
-        judged = [m.fits for m in self.measurements if m.fits is not None]
-        return sum(judged) / len(judged) if judged else 1.0
+        """Share of the report's measured attributes that fit; an attribute that could not be judged counts half."""
+        verdicts = {True: 1.0, False: 0.0, None: 0.5}
+        return sum(verdicts[m.fits] for m in self.measurements) / max(1, len(self.measurements))

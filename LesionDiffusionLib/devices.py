@@ -1,11 +1,10 @@
-"""Devices: choosing one, its memory, and what to do when that runs out."""
+"""Devices: choosing one, its memory, repeatability, and what to do when memory runs out."""
 
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -23,7 +22,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         DeviceError: no such device; says which there are.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     known = available_devices()
     device = "cuda:0" if name == "cuda" else name
     if device not in known:
@@ -45,39 +44,67 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def peak_memory_mib(device: torch.device) -> dict[str, float]:
-    """Peak resident memory of this process and, on a GPU, peak memory allocated there."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    peak = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB)}
+def peak_memory_mib(device: torch.device) -> dict[str, int]:
+    """Peak resident memory of this process (not told on Windows) and, on a GPU, peak memory allocated there."""
+    peak = {}
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+        peak["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB)
     if device.type == "cuda":
         peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / MIB)
     return peak
 
 
-def with_memory_fallback(run: Callable[[], Result], device: torch.device, notes: list[str]) -> Result:
-    """``run()``; on a full GPU once more in half precision; then a DeviceError that says need and have.
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """The same seed gives the same numbers on the same device: deterministic convolutions, no TF32.
 
-    ``notes`` receives a sentence when the fallback was used.
+    TF32 would also make GPU and CPU results differ visibly (released-model 9.2).
+    """
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+@contextlib.contextmanager
+def clear_memory_errors(device: torch.device) -> Iterator[None]:
+    """Turns a full device, or a full main memory, into a DeviceError that says need and have."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(_full(device)) from error
+
+
+def with_memory_fallback(run: Callable[[], Result], device: torch.device, notes: list[str]) -> Result:
+    """``run()``; on a full GPU once more in half precision, after freeing what can be freed.
+
+    ``notes`` receives a sentence when the fallback was used. What fails twice is raised.
     """
     try:
         return run()
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         if device.type != "cuda":
-            raise DeviceError(_full(device)) from None
+            raise
     torch.cuda.empty_cache()
-    try:
-        with torch.autocast(device.type, torch.float16):
-            result = run()
-    except torch.OutOfMemoryError:
-        raise DeviceError(_full(device)) from None
+    with torch.autocast(device.type, torch.float16):
+        result = run()
     notes.append("the GPU's memory was full in single precision; the networks ran in half precision")
     return result
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means a full memory; torch's CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def _full(device: torch.device) -> str:
-    have = "unknown"
-    with contextlib.suppress(RuntimeError, ValueError):
-        free, total = torch.cuda.mem_get_info(device)
-        need = torch.cuda.max_memory_allocated(device)
-        have = f"{free / MIB:.0f} of {total / MIB:.0f} MiB free, more than {need / MIB:.0f} MiB needed"
-    return f"{device} is out of memory ({have}); close other programs on it, use a smaller bundle or --device cpu"
+    have = ""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+            free, total = torch.cuda.mem_get_info(device)
+            need = torch.cuda.max_memory_allocated(device)
+            have = f" ({free / MIB:.0f} of {total / MIB:.0f} MiB free, more than {need / MIB:.0f} MiB needed)"
+    return f"{device} is out of memory{have}; close other programs, use a smaller bundle or another --device"

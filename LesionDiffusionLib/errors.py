@@ -39,6 +39,10 @@ class DeviceError(LesionDiffusionError):
     """The requested device does not exist or has too little memory."""
 
 
+class SettingsError(LesionDiffusionError, ValueError):
+    """A setting is impossible, or the model does not support it."""
+
+
 class OutputError(LesionDiffusionError):
     """The output folder exists already or cannot be written."""
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from LesionDiffusionLib import meters
 from LesionDiffusionLib.case import Measurement
 from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
+from LesionDiffusionLib.placement import WALL_MM
 from LesionDiffusionLib.report import LesionReport, format_size
 
-SIZE_TOLERANCE = 0.25  # of the longest extent, or one voxel where that is more
-DENSITY_STEP_HU = 12.0  # hypodense and hyperdense lie at least this far from the organ, isodense at most
+SIZE_TOLERANCE = 0.25  # of each extent, or one voxel where that is more
+DENSITY_STEP_HU = 12.0  # hypodense and hyperdense lie at least this far from the organ, isodense nearer
 FLUID_HU = (-5.0, 25.0)
 STONE_ABOVE_HU = 120.0
 SOFT_TISSUE_HU = (10.0, 110.0)
@@ -29,7 +31,7 @@ MARGIN_MM = 25.0  # of surroundings looked at
 
 @dataclass(frozen=True)
 class Finding:
-    """A lesion and its surroundings, cropped: HU, masks and voxel size along the array axes."""
+    """A lesion and its surroundings, see `surroundings`: arrays (I, J, K) and their grid."""
 
     ct_hu: np.ndarray
     mask: np.ndarray
@@ -41,21 +43,14 @@ class Finding:
         return self.geometry.spacing_mm
 
 
-def measure(
-    report: LesionReport, ct_hu: np.ndarray, mask: np.ndarray, organ: np.ndarray, geometry: Geometry
-) -> tuple[Measurement, ...]:
-    """Measure every attribute that has a meter.
-
-    Args:
-        report: what was asked for.
-        ct_hu: HU (I, J, K) with the lesion.
-        mask: bool, the lesion, not empty.
-        organ: bool, the target organ.
-        geometry: the grid of all three.
-    """
+def surroundings(mask: np.ndarray, geometry: Geometry) -> Box:
+    """The part of a volume that the measurements look at: the lesion and MARGIN_MM around it."""
     margin = tuple(int(np.ceil(MARGIN_MM / s)) for s in geometry.spacing_mm)
-    box = Box.bounding(mask).padded(margin).clipped(geometry.shape)
-    finding = Finding(ct_hu[box.slices], mask[box.slices], organ[box.slices], geometry.cropped(box))
+    return Box.bounding(mask).padded(margin).clipped(geometry.shape)
+
+
+def measure(report: LesionReport, finding: Finding) -> tuple[Measurement, ...]:
+    """Measure every stated attribute that has a meter."""
     results = (m(report, finding) for m in (_size, _location, _density, _variations, _margin, _shape))
     return tuple(result for result in results if result is not None)
 
@@ -64,17 +59,24 @@ def _size(report: LesionReport, f: Finding) -> Measurement | None:
     if report.size_mm is None:
         return None
     extents_mm = axes_to_size(f.geometry, meters.extents_mm(f.mask, f.spacing_mm))
-    tolerance_mm = max(SIZE_TOLERANCE * max(report.size_mm), max(f.spacing_mm))
-    fits = abs(max(extents_mm) - max(report.size_mm)) <= tolerance_mm
-    return Measurement("size", format_size(report.size_mm), format_size(extents_mm), bool(fits))
+    voxel_mm = axes_to_size(f.geometry, f.spacing_mm)
+    fits = all(
+        abs(got - wanted) <= max(SIZE_TOLERANCE * wanted, voxel)
+        for got, wanted, voxel in zip(extents_mm, report.size_mm, voxel_mm, strict=True)
+    )
+    return Measurement("size", format_size(report.size_mm), format_size(extents_mm), fits)
 
 
 def _location(report: LesionReport, f: Finding) -> Measurement | None:
+    """Inside: nearly all of it lies in the organ. Margin: it touches the organ and comes near its surface."""
     if report.lesion_location is None:
         return None
     share = meters.share_inside(f.mask, f.organ)
-    fits = share >= INSIDE_SHARE if report.lesion_location == "inside organ" else share > 0.05
-    return Measurement("lesion location", report.lesion_location, f"{share:.0%} inside the organ", fits)
+    depth_mm = ndimage.distance_transform_edt(f.organ, sampling=f.spacing_mm)[f.mask].min()
+    told = f"{share:.0%} inside the organ" + (f", {depth_mm:.0f} mm below its surface" if depth_mm else "")
+    near_mm = max(WALL_MM if report.organ_type == "hollow organ" else 0, 1.01 * max(f.spacing_mm))
+    fits = share >= INSIDE_SHARE if report.lesion_location == "inside organ" else share > 0.05 and depth_mm <= near_mm
+    return Measurement("lesion location", report.lesion_location, told, bool(fits))
 
 
 def _density(report: LesionReport, f: Finding) -> Measurement | None:
@@ -102,7 +104,7 @@ def _density_fits(report: LesionReport, lesion_hu: float, organ_hu: float | None
         return step_hu <= -DENSITY_STEP_HU
     if report.density.startswith("hyperdense"):
         return step_hu >= DENSITY_STEP_HU
-    return abs(step_hu) <= 1.5 * DENSITY_STEP_HU if report.density.startswith("isodense") else None
+    return abs(step_hu) < DENSITY_STEP_HU if report.density.startswith("isodense") else None
 
 
 def _variations(report: LesionReport, f: Finding) -> Measurement | None:

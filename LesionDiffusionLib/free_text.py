@@ -36,6 +36,12 @@ _NEGATION_ENDS = frozenset({"in", "within", "inside", "with", "but", "however", 
 _SAID_OF_THE_BEFORE = _CONTRACTED | frozenset({"absent", "excluded", "unlikely"})  # "calcification absent"
 _SEEN = frozenset({"seen", "present", "visible", "evident", "identified", "noted"})  # "calcification not seen"
 
+_PLACES = frozenset({"from", "to", "into", "off", "away", "apart", "outside", "beside", "behind", "beyond", "past"})
+_PLACES |= {"above", "below", "over", "under", "beneath", "underneath", "deep"}  # "2 cm below" is a distance, no size
+_DIRECTIONS = frozenset({"anterior", "posterior", "superior", "inferior", "lateral", "medial", "left", "right"})
+_DIRECTIONS |= {"ventral", "dorsal", "cranial", "caudal", "proximal", "distal"}
+_ENDS_A_DIRECTION = frozenset({"to", "of", "from", *".,;!?()"})  # "2 cm distal to", but not "2 cm distal tumor"
+
 
 @dataclass(frozen=True)
 class FreeTextResult:
@@ -52,7 +58,7 @@ class FreeTextResult:
 
 @dataclass(frozen=True)
 class _Token:
-    kind: str  # the group of _TOKEN that matched
+    kind: str  # the group of _TOKEN that matched, or "distance" for a size that is none
     raw: str  # lower case, as written
     word: str  # one spelling; empty for anything but a word
     start: int
@@ -74,12 +80,12 @@ def parse_free_text(text: str) -> FreeTextResult:
     """Understand a description such as "3 cm ill-defined hypodense tumour in the right kidney".
 
     Two extents ("2 by 3 cm") are X and Y, and Z is their mean; a single one stands for all axes. A negated phrase ("no
-    calcification"), a number without mm or cm, a range, and a second value for an attribute are not understood. Raises
-    ReportError for a text of more than 2000 characters.
+    calcification"), a number without mm or cm, a range, a distance ("2 cm below the dome"), and a second value for an
+    attribute are not understood. Raises ReportError for a text of more than 2000 characters.
     """
     if len(text) > MAX_CHARACTERS:
         raise ReportError(f"a description has at most {MAX_CHARACTERS} characters, got {len(text)}; shorten it")
-    tokens = [_token(match) for match in _TOKEN.finditer(text)]
+    tokens = _without_distances([_token(match) for match in _TOKEN.finditer(text)])
     phrases = _phrases(tokens)
     negated = _negated(tokens, {number for phrase in phrases for number in phrase.tokens})
     report, accepted = _interpret([phrase for phrase in phrases if not negated.intersection(phrase.tokens)])
@@ -91,6 +97,24 @@ def parse_free_text(text: str) -> FreeTextResult:
 def _token(match: re.Match) -> _Token:
     found = words(match[0]) if match.lastgroup == "word" else ()
     return _Token(match.lastgroup, match[0].lower(), found[0] if found else "", match.start(), match.end())
+
+
+def _without_distances(tokens: list[_Token]) -> list[_Token]:
+    """The same tokens, but lengths that tell where a lesion lies are no sizes any more."""
+    raws = [".", *(token.raw for token in tokens), ".", "."]
+    around = zip(tokens, raws, raws[2:], raws[3:], strict=False)
+    return [
+        dataclasses.replace(token, kind="distance") if token.kind == "size" and _is_distance(*raw) else token
+        for token, *raw in around
+    ]
+
+
+def _is_distance(before: str, after: str, then: str) -> bool:
+    """Whether the words around a length make it a distance."""
+    direction = after in _DIRECTIONS and then in _ENDS_A_DIRECTION
+    adverb = after.endswith("ly") and after[:-2] in _DIRECTIONS
+    within = (before, after) == ("within", "of")
+    return after in _PLACES or direction or adverb or within or (after, then) == ("in", "front")
 
 
 def _phrases(tokens: list[_Token]) -> list[_Phrase]:

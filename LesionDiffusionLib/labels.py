@@ -104,6 +104,15 @@ class OrganMap:
             return organ.name
         return organ.parts[int(np.searchsorted(volumes, chance * volumes[-1], side="right"))]
 
+    def numbers_in(self, numbering: str) -> np.ndarray:
+        """Lookup table from this map's numbers to those of another numbering; 0 for what that one does not know."""
+        numbers = {name: number for number, name in load_table(numbering).items()}
+        table = np.zeros(len(self._counts), np.uint16)
+        for number, name in self.table.items():
+            if number < len(table):
+                table[number] = numbers.get(name, 0)
+        return table
+
     def warnings(self) -> list[str]:
         """One sentence when the map holds numbers that the table lacks (a sign of the wrong numbering)."""
         unknown = [str(n) for n in np.flatnonzero(self._counts) if n and n not in self.table]

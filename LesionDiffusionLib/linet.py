@@ -66,12 +66,18 @@ class LatentMask:
     def __post_init__(self) -> None:
         if self.pooling not in ("nearest", "mean"):
             raise ValueError(f"LatentMask.pooling must be nearest or mean, got {self.pooling!r}")
+        if self.grow < 0:
+            raise ValueError(f"LatentMask.grow must not be negative, got {self.grow}")
 
     def channel(self, mask: Tensor) -> Tensor:
-        """Mask (B, 1, D, H, W) of 0 and 1 -> the network's mask channel (B, 1, D/2, H/2, W/2)."""
-        if self.pooling == "nearest":
-            return functional.interpolate(mask, size=[n // 2 for n in mask.shape[2:]], mode="nearest")
-        return functional.avg_pool3d(mask, 2)
+        """Mask (B, 1, D, H, W) of 0 and 1 -> the network's mask channel (B, 1, D/2, H/2, W/2).
+
+        A lesion so thin that every second voxel misses it takes all latents it touches: it must not vanish.
+        """
+        if self.pooling == "mean":
+            return functional.avg_pool3d(mask, 2)
+        nearest = functional.interpolate(mask, size=[n // 2 for n in mask.shape[2:]], mode="nearest")
+        return nearest if nearest.any() else functional.max_pool3d(mask, 2)
 
     def region(self, mask: Tensor) -> Tensor:
         """Mask (B, 1, D, H, W) -> 1 where latents are generated, 0 where the patient's are kept."""

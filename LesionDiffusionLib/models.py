@@ -15,7 +15,7 @@ from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import BundleError
 from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
-from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
+from LesionDiffusionLib.networks.text_tower import BIOMEDCLIP_HUB_ID, BiomedCLIPTextEncoder, TextEncoder
 from LesionDiffusionLib.networks.unet import UNet3D
 from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
@@ -39,33 +39,50 @@ class Models:
     mask_text: TextEncoder
     image_text: TextEncoder
 
+    def mask_strings(self, report: LesionReport) -> list[str]:
+        """What LMNet hears of a report."""
+        return SPELLINGS[self.bundle.manifest.text.spelling][0](report)
+
+    def image_strings(self, report: LesionReport) -> list[str]:
+        """What LINet hears of a report."""
+        return SPELLINGS[self.bundle.manifest.text.spelling][1](report)
+
     def mask_context(self, report: LesionReport) -> Tensor:
         """LMNet's context (1, N, C) of a report."""
-        return self._context(self.mask_text, SPELLINGS[self.bundle.manifest.text.spelling][0](report))
+        return self._context(self.mask_text, self.mask_strings(report))
 
     def image_context(self, report: LesionReport) -> Tensor:
         """LINet's context (1, N, C) of a report."""
-        return self._context(self.image_text, SPELLINGS[self.bundle.manifest.text.spelling][1](report))
+        return self._context(self.image_text, self.image_strings(report))
+
+    def unknown_strings(self, report: LesionReport) -> list[str]:
+        """Strings that a vocabulary encoder was never trained on; a language encoder knows every string."""
+        if not isinstance(self.mask_text, VocabularyEncoder):
+            return []
+        return list(dict.fromkeys(self.mask_text.unknown(self.mask_strings(report) + self.image_strings(report))))
 
     def _context(self, encoder: TextEncoder, strings: list[str]) -> Tensor:
         with torch.no_grad():
             return encoder.encode(strings or [""])[None].to(self.device)
 
 
-def load_models(bundle: Bundle, device: torch.device, text_encoder: str | None = None) -> Models:
+def load_models(
+    bundle: Bundle, device: torch.device, text_encoder: str | None = None, allow_download: bool = False
+) -> Models:
     """Build a bundle's networks and fill in their weights.
 
     Args:
         bundle: opened, hashes checked.
         device: where they run.
         text_encoder: folder or hub id of BiomedCLIP, for a bundle that needs it and does not hold it.
+        allow_download: whether a hub id may be fetched; otherwise it must lie in the local cache.
 
     Raises:
         BundleError: tensors missing, left over or misshapen, or no text encoder.
     """
     manifest = bundle.manifest
     tensors = {spec.file: bundle.tensors(spec.file) for spec in (manifest.lmnet, manifest.linet, manifest.autoencoder)}
-    texts = _text_encoders(bundle, tensors, device, text_encoder)
+    texts = _text_encoders(bundle, tensors, device, (text_encoder, allow_download))
     lmnet, linet = (_denoiser(spec, tensors[spec.file], device, bundle) for spec in (manifest.lmnet, manifest.linet))
     nulls = (_null(text, device) if spec.guidable else None for text, spec in zip(texts, _specs(bundle), strict=True))
     autoencoder = _filled(VQGAN(manifest.autoencoder.config), tensors[manifest.autoencoder.file], bundle).to(device)
@@ -100,7 +117,10 @@ def _denoiser(
 
 
 def _text_encoders(
-    bundle: Bundle, tensors: Mapping[str, Mapping[str, Tensor]], device: torch.device, source: str | None
+    bundle: Bundle,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    device: torch.device,
+    source: tuple[str | None, bool],
 ) -> tuple[TextEncoder, TextEncoder]:
     text = bundle.manifest.text
     if text.encoder == "vocabulary":
@@ -108,16 +128,13 @@ def _text_encoders(
             _filled(VocabularyEncoder(text.phrases, spec.unet.context_dim), _part(tensors[spec.file], "text."), bundle)
             for spec in _specs(bundle)
         )
-    if source is not None:
-        folder = Path(source)
-        encoder = (
-            BiomedCLIPTextEncoder.from_folder(folder) if folder.is_dir() else BiomedCLIPTextEncoder.from_hub(source)
-        )
-    elif text.file is not None and text.vocabulary_file is not None:
-        vocabulary = bundle.folder / text.vocabulary_file
-        encoder = BiomedCLIPTextEncoder.from_tensors(bundle.tensors(text.file), vocabulary)
+    name, allow_download = source
+    if name is not None and Path(name).is_dir():
+        encoder = BiomedCLIPTextEncoder.from_folder(Path(name))
+    elif name is None and text.file is not None and text.vocabulary_file is not None:
+        encoder = BiomedCLIPTextEncoder.from_tensors(bundle.tensors(text.file), bundle.folder / text.vocabulary_file)
     else:
-        encoder = BiomedCLIPTextEncoder.from_hub()
+        encoder = BiomedCLIPTextEncoder.from_hub(name or BIOMEDCLIP_HUB_ID, allow_download)
     encoder.tower.to(device)
     return encoder, encoder
 

@@ -20,7 +20,7 @@ from LesionDiffusionLib.report import RegionRule
 
 WALL_MM = 4.0  # thickness taken for the wall of a hollow organ (stomach, bowel, bladder: 2-5 mm when distended)
 PROTRUSION_MM = 3.0  # how far a wall lesion may reach beyond the organ's outline
-STEPS_PER_RADIUS = 4  # placement looks at the organ this finely
+STEPS_PER_RADIUS, STEPS_PER_ORGAN = 4, 24  # placement looks at the organ at least this finely
 MARGIN_DEPTH = (0.1, 0.6)  # depth of a protruding lesion's center below the surface, in lesion radii
 
 
@@ -44,7 +44,7 @@ class Site:
 
 def allowed_region(rule: RegionRule, site: Site, size_mm: tuple[float, float, float]) -> np.ndarray:
     """Voxels a lesion of ``size_mm`` (X, Y, Z) may occupy under ``rule``: bool, shape of ``site.organ``."""
-    if rule == "inside parenchymal organ":
+    if rule == "inside parenchymal organ" or not site.organ.any():
         return site.organ.copy()
     spacing_mm = site.geometry.spacing_mm
     if rule == "inside hollow organ":
@@ -57,16 +57,16 @@ def allowed_region(rule: RegionRule, site: Site, size_mm: tuple[float, float, fl
 
 def feasible_centers(rule: RegionRule, site: Site, size_mm: tuple[float, float, float]) -> np.ndarray:
     """Voxels on which a lesion of ``size_mm`` (X, Y, Z) may be centered: bool, shape of ``site.organ``."""
-    depth = _depth_in_radii(site.organ, site.geometry, size_mm)
     if rule == "inside parenchymal organ":
-        return depth >= 1
+        return _depth_in_radii(site.organ, site.geometry, size_mm) >= 1
     if rule == "inside hollow organ":
         return _depth_in_radii(allowed_region(rule, site, size_mm), site.geometry, size_mm) >= 1
     if rule == "hollow organ margin":
-        wall_mm = ndimage.distance_transform_edt(_edged(site.organ), sampling=site.geometry.spacing_mm)
-        centers = site.organ & (wall_mm[1:-1, 1:-1, 1:-1] <= max(WALL_MM, 1.01 * max(site.geometry.spacing_mm)))
+        depth_mm = ndimage.distance_transform_edt(_edged(site.organ), sampling=site.geometry.spacing_mm)
+        centers = site.organ & (depth_mm[1:-1, 1:-1, 1:-1] <= max(WALL_MM, 1.01 * max(site.geometry.spacing_mm)))
     else:
-        centers = (depth >= MARGIN_DEPTH[0]) & (depth <= MARGIN_DEPTH[1])
+        depth, shallowest = _depth_in_radii(site.organ, site.geometry, size_mm), _shallowest(site.geometry, size_mm)
+        centers = (depth >= min(MARGIN_DEPTH[0], shallowest)) & (depth <= max(MARGIN_DEPTH[1], shallowest)) & site.organ
     # Prefer centers whose lesion would not be cut off by a neighboring organ.
     clear = centers & (_depth_in_radii(~(site.blocked & ~site.organ), site.geometry, size_mm) >= 0.6)
     return clear if clear.any() else centers
@@ -119,8 +119,8 @@ def sample_box(
 
 
 def centered_box(center_vox, size_vox) -> Box:
-    """The box of ``size_vox`` voxels whose middle voxel is ``center_vox``."""
-    start = tuple(round(float(c)) - n // 2 for c, n in zip(center_vox, size_vox, strict=True))
+    """The box of ``size_vox`` voxels whose middle lies nearest to ``center_vox``; of two equally near the upper."""
+    start = tuple(int(np.floor(c - (n - 1) / 2 + 0.5)) for c, n in zip(center_vox, size_vox, strict=True))
     return Box(start, tuple(s + n for s, n in zip(start, size_vox, strict=True)))
 
 
@@ -131,7 +131,7 @@ def box_at(center_ras_mm, size_mm: tuple[float, float, float], geometry: Geometr
         PlacementError: the point lies outside the volume.
     """
     center_vox = geometry.to_voxel(np.asarray(center_ras_mm, float))
-    if np.any(center_vox < -0.5) or np.any(center_vox > np.asarray(geometry.shape) - 0.5):
+    if not np.all((center_vox >= -0.5) & (center_vox <= np.asarray(geometry.shape) - 0.5)):  # NaN fails, too
         near, far = np.sort(geometry.to_ras(np.array([(0, 0, 0), np.asarray(geometry.shape) - 1.0])), axis=0)
         raise PlacementError(
             f"expected a center inside the CT (RAS about {np.round(near).tolist()} to {np.round(far).tolist()} mm), "
@@ -141,20 +141,27 @@ def box_at(center_ras_mm, size_mm: tuple[float, float, float], geometry: Geometr
 
 
 def check_box(rule: RegionRule, site: Site, box: Box) -> list[str]:
-    """Warnings for a user's own box, which always wins: one sentence per broken rule, none when it fits."""
-    organ, blocked = site.organ[box.slices], site.blocked[box.slices]
-    ellipsoid = inscribed_ellipsoid(box.shape)
-    inside = float(organ[ellipsoid].mean())
+    """Warnings for a user's own box, judged by the ellipsoid inscribed in it: one sentence per broken rule."""
+    return check_place(rule, site.cropped(box), inscribed_ellipsoid(box.shape))
+
+
+def check_place(rule: RegionRule, site: Site, lesion: np.ndarray) -> list[str]:
+    """Warnings for a lesion's place: one sentence per broken rule, none when it fits.
+
+    Args:
+        rule: region rule.
+        site: cropped to the lesion's box.
+        lesion: bool, shape of ``site.organ``, at least one voxel.
+    """
+    inside = float(site.organ[lesion].mean())
     warnings = []
     if inside == 0:
-        warnings.append("the box does not touch the target organ")
-    elif rule == "inside parenchymal organ" and inside < 0.95:
+        warnings.append("the lesion's place does not touch the target organ")
+    elif rule.startswith("inside") and inside < 0.95:
         warnings.append(f"only {inside:.0%} of the lesion's place lies inside the organ, the report says inside it")
-    elif rule == "inside hollow organ" and inside < 0.95:
-        warnings.append(f"only {inside:.0%} of the lesion's place lies inside the hollow organ")
     elif rule == "parenchymal organ margin" and inside > 0.98:
         warnings.append("the report says organ margin, but the lesion's place lies wholly inside the organ")
-    other = float((blocked & ~organ)[ellipsoid].mean())
+    other = float((site.blocked & ~site.organ)[lesion].mean())
     if other > 0.1:
         warnings.append(f"{other:.0%} of the lesion's place belongs to other organs")
     return warnings
@@ -177,12 +184,13 @@ def _neighborhood(site: Site, size_mm: tuple[float, float, float]) -> Box:
 
 
 def _thinned(site: Site, size_mm: tuple[float, float, float]) -> tuple[Site, tuple[int, int, int]]:
-    """The site on every n-th voxel, and n per axis: large lesions in fine scans need no finer look, and transforms of a
-    whole lung at 0.7 mm take most of a minute."""
+    """The site on every n-th voxel, and n per axis: large lesions in large organs need no finer look, and transforms of
+    a whole lung at 0.7 mm take most of a minute."""
     radii_mm = [m / 2 for m in size_to_axes(site.geometry, size_mm)]
+    extents = Box.bounding(site.organ).shape
     stride = tuple(
-        max(1, min(int(r / (STEPS_PER_RADIUS * s)), n // 4))
-        for r, s, n in zip(radii_mm, site.geometry.spacing_mm, site.geometry.shape, strict=True)
+        max(1, min(int(r / (STEPS_PER_RADIUS * s)), n // STEPS_PER_ORGAN))
+        for r, s, n in zip(radii_mm, site.geometry.spacing_mm, extents, strict=True)
     )
     index = tuple(slice(None, None, s) for s in stride)
     organ = site.organ[index]
@@ -198,10 +206,24 @@ def _edged(mask: np.ndarray) -> np.ndarray:
 
 
 def _depth_in_radii(mask: np.ndarray, geometry: Geometry, size_mm: tuple[float, float, float]) -> np.ndarray:
-    """Distance to the outside of ``mask`` in radii of the lesion's ellipsoid."""
-    radii_mm = [max(m / 2, s / 2) for m, s in zip(size_to_axes(geometry, size_mm), geometry.spacing_mm, strict=True)]
-    sampling = [s / r for s, r in zip(geometry.spacing_mm, radii_mm, strict=True)]
-    return ndimage.distance_transform_edt(_edged(mask), sampling=sampling)[1:-1, 1:-1, 1:-1]
+    """Distance to the surface of ``mask`` in radii of the lesion's ellipsoid, 0 outside.
+
+    The surface lies half a voxel before the nearest voxel outside.
+    """
+    sampling = _radii_per_voxel(geometry, size_mm)
+    distance = ndimage.distance_transform_edt(_edged(mask), sampling=sampling)[1:-1, 1:-1, 1:-1]
+    return np.maximum(distance - 0.5 * min(sampling), 0)
+
+
+def _shallowest(geometry: Geometry, size_mm: tuple[float, float, float]) -> float:
+    """Depth of the outermost voxels, in radii: more than any limit where voxels are larger than the lesion."""
+    sampling = _radii_per_voxel(geometry, size_mm)
+    return max(sampling) - 0.5 * min(sampling)
+
+
+def _radii_per_voxel(geometry: Geometry, size_mm: tuple[float, float, float]) -> list[float]:
+    per_axis_mm = size_to_axes(geometry, size_mm)
+    return [s / max(m / 2, s / 2) for m, s in zip(per_axis_mm, geometry.spacing_mm, strict=True)]
 
 
 def _why_not(rule: RegionRule, site: Site, size_mm: tuple[float, float, float], avoiding: bool) -> str:
@@ -211,9 +233,10 @@ def _why_not(rule: RegionRule, site: Site, size_mm: tuple[float, float, float], 
             f"no place for a {size} mm lesion under the rule '{rule}' that keeps clear of what must be avoided; "
             "make it smaller or avoid less"
         )
-    room = allowed_region(rule, site, size_mm) if rule == "inside hollow organ" else site.organ
-    share = float(_depth_in_radii(room, site.geometry, size_mm).max())
-    largest = "x".join(f"{m * min(share, 1):.0f}" for m in size_mm)
+    if rule.endswith("margin"):
+        return f"no place for a {size} mm lesion at the organ's margin inside the CT; make it smaller or give a box"
+    share = float(_depth_in_radii(allowed_region(rule, site, size_mm), site.geometry, size_mm).max())
+    largest = "x".join(f"{np.floor(m * min(share, 1)):.0f}" for m in size_mm)
     return (
         f"expected room for a {size} mm lesion under the rule '{rule}', but at most {largest} mm of these proportions "
         "fit; make the lesion smaller, choose another location or give a box"

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from LesionDiffusionLib.errors import PlacementError, ReportError
+from LesionDiffusionLib.errors import PlacementError, ReportError, VolumeError
 from LesionDiffusionLib.geometry import Box, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
-from LesionDiffusionLib.lesion_types import LesionType, all_lesion_types, checks, draw_report, lesion_type
-from LesionDiffusionLib.placement import Site, box_at, check_box, sample_box
-from LesionDiffusionLib.report import LesionReport, RegionRule, region_rule
+from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
+from LesionDiffusionLib.placement import Site, box_at, check_box, check_place, sample_box
+from LesionDiffusionLib.report import LesionReport, RegionRule, format_size, region_rule
 from LesionDiffusionLib.volume import Volume
 
 SIZE_TRIES = 20
-ENHANCED_ABOVE_HU = {"aorta": 90.0, "inferior vena cava": 90.0, "heart": 90.0}
+ENHANCED_ABOVE_HU = 90.0  # blood without contrast lies near 40 HU
+VESSELS = ("aorta", "inferior_vena_cava", "heart", "heart_ventricle_left")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Wish:
     mask: np.ndarray | None = None
     avoid: Sequence[str] = ()
 
+    @property
+    def place(self) -> str:
+        """Who chose the place: "box", "center", "mask" or "rule"."""
+        given = {"box": self.box, "center": self.center_ras_mm, "mask": self.mask}
+        return next((name for name, value in given.items() if value is not None), "rule")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,6 +54,7 @@ class Plan:
     rule: RegionRule
     site: Site
     box: Box
+    place: str  # see Wish.place
     warnings: tuple[str, ...]
 
 
@@ -63,85 +71,121 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
     Raises:
         LabelError, ReportError: the organ is absent or unknown, or the report contradicts the organ map.
         PlacementError: no place obeys the region rule (after redrawing a size that was not asked for).
+        VolumeError: the mask does not fit the CT.
     """
-    if sum(given is not None for given in (wish.box, wish.center_ras_mm, wish.mask)) > 1:
-        raise PlacementError("expected at most one of box, center and mask, got several; keep one")
-    report_chance, place_chance = generators
-    given = _with_known(ct, organs, wish, report_chance)
+    _check_wish(wish, ct)
+    report_chance = generators[0]
+    given, notes = _with_known(ct, organs, wish, report_chance)
     kind = _kind_of(given, organs, report_chance)
-    for attempt in range(SIZE_TRIES):
-        report = draw_report(kind, report_chance, organs.organs_present(), given)
-        site = _site(organs, report, ct)
-        try:
-            box, notes = _box(wish, report, site, organs, place_chance)
-        except PlacementError:
-            if given.size_mm is not None or attempt == SIZE_TRIES - 1:
-                raise
-            continue
-        if wish.box is not None or wish.mask is not None:
-            report = dataclasses.replace(report, size_mm=axes_to_size(ct.geometry, box.size_mm(ct.geometry)))
-        return Plan(report, region_rule(report), site, box, (*checks(report), *notes))
-    raise AssertionError("unreachable: the last try returns or raises")
+    report = draw_report(kind, report_chance, organs.organs_present(), given)
+    organ = organs.require(report.organ)
+    site = Site(organ, (organs.volume.array > 0) & ~organ, ct.geometry)
+    avoid = organs.mask(wish.avoid) if wish.avoid else None
+    if wish.place == "rule":
+        report, box = _drawn_place(report, given, kind, site, avoid, generators)
+    else:
+        report, box, more = _own_place(wish, report, site, avoid)
+        notes += more
+    return Plan(report, region_rule(report), site, box, wish.place, (*checks(report), *notes))
 
 
 def measured_enhancement(ct: Volume, organs: OrganMap) -> str | None:
     """Enhancement status read off the large vessels; None when the map has none of them."""
-    for name, limit_hu in ENHANCED_ABOVE_HU.items():
-        label = name.replace(" ", "_")
-        if label in organs.names_present() and organs.voxel_count(label) >= 50:
-            vessel_hu = float(np.median(ct.array[organs.mask(label)]))
-            return "enhanced CT" if vessel_hu > limit_hu else "non-contrast CT"
+    for name in VESSELS:
+        if name in organs.names_present() and organs.voxel_count(name) >= 50:
+            vessel_hu = float(np.median(ct.array[organs.mask(name)]))
+            return "enhanced CT" if vessel_hu > ENHANCED_ABOVE_HU else "non-contrast CT"
     return None
 
 
-def _with_known(ct: Volume, organs: OrganMap, wish: Wish, generator: np.random.Generator) -> LesionReport:
-    """The stated report plus what patient, box and mask say: one present side of a group, size, enhancement."""
-    known = {}
+def _check_wish(wish: Wish, ct: Volume) -> None:
+    if sum(given is not None for given in (wish.box, wish.center_ras_mm, wish.mask)) > 1:
+        raise PlacementError("expected at most one of box, center and mask, got several; keep one")
+    if wish.box is not None and not Box.whole(ct.geometry.shape).contains(wish.box):
+        raise PlacementError(
+            f"expected a box inside the CT of shape {ct.geometry.shape}, got {wish.box}; move or shrink it"
+        )
+    if wish.mask is None:
+        return
+    if wish.mask.shape != ct.array.shape:
+        raise VolumeError(
+            f"expected a mask of the CT's shape {ct.array.shape}, got {wish.mask.shape}; draw it on the CT"
+        )
+    if wish.mask.dtype != bool or not wish.mask.any():
+        raise VolumeError(
+            f"expected a bool mask with at least one voxel, got {wish.mask.dtype} with {wish.mask.sum()}; draw a lesion"
+        )
+
+
+def _with_known(
+    ct: Volume, organs: OrganMap, wish: Wish, generator: np.random.Generator
+) -> tuple[LesionReport, list[str]]:
+    """The stated report plus what patient, box and mask say (one present side of a group, size, enhancement)."""
+    known, notes = {}, []
+    side = np.random.default_rng(generator.integers(2**63))  # drawn always: stating an organ changes no other draw
     if wish.report.organ is not None:
-        known["organ"] = organs.resolve_organ(wish.report.organ, generator)
+        known["organ"] = organs.resolve_organ(wish.report.organ, side)
     place = wish.box if wish.mask is None else Box.bounding(wish.mask)
     if place is not None:
         known["size_mm"] = axes_to_size(ct.geometry, place.size_mm(ct.geometry))
-    if wish.report.enhancement is None and (status := measured_enhancement(ct, organs)):
-        known["enhancement"] = status
-    return dataclasses.replace(wish.report, **known)
+        if wish.report.size_mm is not None and format_size(wish.report.size_mm) != format_size(known["size_mm"]):
+            what = f"the {wish.place} is {format_size(known['size_mm'])}"
+            notes.append(f"{what}, so the size {format_size(wish.report.size_mm)} was not used")
+    measured = measured_enhancement(ct, organs)
+    if wish.report.enhancement is None and measured is not None:
+        known["enhancement"] = measured
+    elif measured not in (None, wish.report.enhancement):
+        notes.append(f'the report says "{wish.report.enhancement}", but the vessels look like {measured}')
+    return dataclasses.replace(wish.report, **known), notes
 
 
-def _kind_of(report: LesionReport, organs: OrganMap, generator: np.random.Generator) -> LesionType:
-    """The lesion type asked for, or one that occurs in the organ."""
+def _kind_of(report: LesionReport, organs: OrganMap, generator: np.random.Generator) -> LesionType | None:
+    """The lesion type asked for, or one that suits the stated words; None for an organ without known lesions."""
     chance = generator.random()
     if report.lesion_type is not None:
         return lesion_type(report.lesion_type)
-    wanted = [report.organ] if report.organ else organs.organs_present()
-    kinds = [kind for kind in all_lesion_types() if any(organ in kind.organs for organ in wanted)]
-    if not kinds:
-        if report.organ is None:
-            raise ReportError(
-                f"no known lesion occurs in the organs of this map ({', '.join(wanted) or 'none known'}); "
-                "state a lesion type and an organ, or give another organ map"
-            )
-        kinds = [kind for kind in all_lesion_types() if kind.family == "cancer"]  # the widest choice of words
-    return kinds[int(chance * len(kinds))]
+    kinds = fitting_types(report, organs.organs_present())
+    if not kinds and report.organ is None:
+        present = ", ".join(organs.organs_present()) or "none that the vocabulary knows"
+        raise ReportError(
+            f"no known lesion occurs in the organs of this map (present: {present}); "
+            "state a lesion type and an organ, or give another organ map"
+        )
+    return kinds[int(chance * len(kinds))] if kinds else None
 
 
-def _site(organs: OrganMap, report: LesionReport, ct: Volume) -> Site:
-    organ = organs.require(report.organ)
-    return Site(organ, (organs.volume.array > 0) & ~organ, ct.geometry)
+def _drawn_place(
+    report: LesionReport,
+    given: LesionReport,
+    kind: LesionType | None,
+    site: Site,
+    avoid: np.ndarray | None,
+    generators: Sequence[np.random.Generator],
+) -> tuple[LesionReport, Box]:
+    """A box by the region rule; a size that was not asked for is redrawn when it finds no place."""
+    report_chance, place_chance = generators
+    for _ in range(SIZE_TRIES - 1):
+        try:
+            return report, sample_box(region_rule(report), site, report.size_mm, place_chance, avoid)
+        except PlacementError:
+            if given.size_mm is not None:
+                raise
+            report = dataclasses.replace(report, size_mm=draw_size(kind, report_chance))
+    return report, sample_box(region_rule(report), site, report.size_mm, place_chance, avoid)
 
 
-def _box(
-    wish: Wish, report: LesionReport, site: Site, organs: OrganMap, generator: np.random.Generator
-) -> tuple[Box, list[str]]:
-    """The user's own place with warnings, or a drawn one."""
-    rule, shape = region_rule(report), site.geometry.shape
+def _own_place(
+    wish: Wish, report: LesionReport, site: Site, avoid: np.ndarray | None
+) -> tuple[LesionReport, Box, list[str]]:
+    """The user's own box, center or mask always wins: with warnings, never a refusal."""
+    rule = region_rule(report)
     if wish.mask is not None:
-        return Box.bounding(wish.mask), check_box(rule, site, Box.bounding(wish.mask))
-    if wish.box is not None:
-        if not Box.whole(shape).contains(wish.box):
-            raise PlacementError(f"expected a box inside the CT of shape {shape}, got {wish.box}; move or shrink it")
-        return wish.box, check_box(rule, site, wish.box)
-    if wish.center_ras_mm is not None:
-        box = box_at(wish.center_ras_mm, report.size_mm, site.geometry)
-        return box, check_box(rule, site, box)
-    avoid = organs.mask(wish.avoid) if wish.avoid else None
-    return sample_box(rule, site, report.size_mm, generator, avoid), []
+        box = Box.bounding(wish.mask)
+        notes = check_place(rule, site.cropped(box), wish.mask[box.slices])
+    else:
+        box = wish.box or box_at(wish.center_ras_mm, report.size_mm, site.geometry)
+        notes = check_box(rule, site, box)
+    size_mm = axes_to_size(site.geometry, box.size_mm(site.geometry))
+    if avoid is not None and avoid[box.slices].any():
+        notes.append(f"the {wish.place} touches what was to be avoided ({', '.join(wish.avoid)})")
+    return dataclasses.replace(report, size_mm=size_mm), box, notes

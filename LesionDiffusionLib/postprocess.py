@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+MAX_BIAS_HU = 20.0  # of the autoencoder; more means a saturated or foreign region, such as metal
+
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest face-connected component of a bool array (all False stays all False)."""
@@ -53,19 +55,20 @@ def keep_noise(ct: np.ndarray, reconstruction: np.ndarray, where: np.ndarray, li
 
     A latent code of a few bits a voxel returns a smooth image; a smooth lesion in a noisy scan is visible as a patch.
     The difference between the scan and its own reconstruction is mostly that noise. Values beyond ``limit`` robust
-    standard deviations are edges of structures that the lesion replaces, and are cut.
+    standard deviations are edges of structures that the lesion replaces, and are cut. The autoencoder's bias, the
+    residual's median, is kept up to MAX_BIAS_HU: the lesion is decoded with the same bias, so the two cancel.
 
     Args:
-        ct: the patient's values.
+        ct: the patient's HU.
         reconstruction: the same region, encoded and decoded.
-        where: bool; the region whose spread is measured (the lesion and a rim).
+        where: bool, the lesion: where bias and spread are measured.
         limit: clip in robust standard deviations.
 
     Returns:
-        The residual, in the unit of ``ct``.
+        The residual in HU.
     """
     residual = ct - reconstruction
     sample = residual[where] if where.any() else residual.ravel()
     center = float(np.median(sample))
     spread = 1.4826 * float(np.median(np.abs(sample - center)))
-    return np.clip(residual, center - limit * spread, center + limit * spread)
+    return np.clip(residual - center, -limit * spread, limit * spread) + np.clip(center, -MAX_BIAS_HU, MAX_BIAS_HU)

@@ -21,8 +21,7 @@ SENSE = {0: -1, 1: -1, 2: -1}  # R to L across, A to P down and across, S to I d
 
 def preview_image(case: Case) -> Image.Image:
     """Picture of 3 planes (rows) by before, after, after with outline (columns), cropped round the lesion."""
-    center = np.round(ndimage.center_of_mass(case.mask.array)).astype(int)
-    center = _nearest_inside(case.mask.array, center)
+    center = _middle_voxel(case.mask.array)
     window = display_window(case.report)
     picture = Image.new("RGB", (3 * TILE_PX, CAPTION_PX + 3 * TILE_PX))
     draw = ImageDraw.Draw(picture)
@@ -47,13 +46,12 @@ def display_window(report: LesionReport) -> tuple[float, float]:
 def hung_slice(array: np.ndarray, geometry: Geometry, plane: str, center_vox: np.ndarray) -> np.ndarray:
     """The slice of ``array`` (I, J, K) through ``center_vox`` as hung: (down, across)."""
     axes = nearest_axes(geometry)
-    across, down = (axes[world] for world in PLANES[plane])
-    through = 3 - across[0] - down[0]
-    picture = np.take(array, int(center_vox[through]), axis=through)
-    if across[0] < down[0]:
+    across, down = (axes[world][0] for world in PLANES[plane])
+    through = 3 - across - down
+    picture = array[tuple(int(center_vox[a]) if a == through else slice(None) for a in range(3))]
+    if across < down:
         picture = picture.T
-    flip_down = down[1] * SENSE[PLANES[plane][1]] < 0
-    flip_across = across[1] * SENSE[PLANES[plane][0]] < 0
+    flip_across, flip_down = _flips(geometry, plane)
     return picture[:: -1 if flip_down else 1, :: -1 if flip_across else 1]
 
 
@@ -64,9 +62,7 @@ def _tiles(
     axes = nearest_axes(geometry)
     spacing_mm = [geometry.spacing_mm[axes[world][0]] for world in reversed(PLANES[plane])]  # (down, across)
     slices = [hung_slice(v.array, geometry, plane, center) for v in (case.before, case.ct, case.mask)]
-    where = np.zeros(geometry.shape, bool)
-    where[tuple(center)] = True
-    middle = np.argwhere(hung_slice(where, geometry, plane, center))[0]
+    middle = _hung_position(geometry, plane, center)
     # A picture pixel's position in the slice; the slice's border repeats as black.
     offsets_mm = (np.arange(TILE_PX) + 0.5 - TILE_PX / 2) * field_mm / TILE_PX
     rows, columns = (middle[d] + offsets_mm / spacing_mm[d] for d in range(2))
@@ -83,7 +79,25 @@ def _tiles(
     return [Image.fromarray(tile) for tile in (before, after, outlined)]
 
 
-def _nearest_inside(mask: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """The mask's voxel nearest to ``center``: the centroid of a ring lies outside it."""
-    inside = np.argwhere(mask)
-    return inside[np.argmin(((inside - center) ** 2).sum(axis=1))]
+def _flips(geometry: Geometry, plane: str) -> tuple[bool, bool]:
+    """Whether the slice is mirrored across and down to hang it."""
+    axes = nearest_axes(geometry)
+    return tuple(axes[world][1] * SENSE[world] < 0 for world in PLANES[plane])
+
+
+def _hung_position(geometry: Geometry, plane: str, center_vox: np.ndarray) -> tuple[int, int]:
+    """Where (down, across) a voxel lies in its hung slice."""
+    axes = nearest_axes(geometry)
+    position = []
+    for world, flip in zip(PLANES[plane], _flips(geometry, plane), strict=True):
+        axis = axes[world][0]
+        position.append(geometry.shape[axis] - 1 - center_vox[axis] if flip else center_vox[axis])
+    return position[1], position[0]
+
+
+def _middle_voxel(mask: np.ndarray) -> np.ndarray:
+    """The mask's voxel nearest to its centroid: the centroid of a ring lies outside it."""
+    box = Box.bounding(mask)
+    inside = np.argwhere(mask[box.slices])
+    nearest = inside[np.argmin(((inside - inside.mean(axis=0)) ** 2).sum(axis=1))]
+    return nearest + box.start

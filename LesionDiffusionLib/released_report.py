@@ -128,8 +128,11 @@ def released_mask_strings(report: LesionReport | ReleasedEntry, cavity: str | No
 def released_image_strings(report: LesionReport | ReleasedEntry, ct_value_hu: float | None = None) -> list[str]:
     """The strings for the released LINet in the form of its training: one per value, without size and cavity.
 
-    ct_value_hu: mean HU of the lesion; None keeps that of an entry, in the short form of the training. Raises
-    ReportError when the organ is not a single one.
+    ct_value_hu: mean HU that the lesion is to have. None keeps that of an entry, in the short form of the training; a
+    report has none. Every string list of the training held one, so whoever knows the CT should give it: the value
+    measured in an annotated lesion, or the one expected of the wanted density in this organ and contrast phase.
+
+    Raises ReportError when the organ is not a single one.
     """
     heard = {name: text for name, text in _attributes(report, ct_value_hu).items() if name not in ("size", "cavity")}
     if "CT value" in heard:

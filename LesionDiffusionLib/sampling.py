@@ -12,6 +12,7 @@ from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
 from LesionDiffusionLib.diffusion.guidance import ClassifierFreeGuidance
 from LesionDiffusionLib.diffusion.samplers import Constraint, Noise, SamplerStep, ddim, dpmpp_2m, unconstrained
 from LesionDiffusionLib.diffusion.schedule import clean_path, released_path
+from LesionDiffusionLib.errors import SettingsError
 
 SAMPLERS = ("dpmpp", "ddim", "released")
 
@@ -34,13 +35,27 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+            raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if not 1 <= self.steps <= 1000:
-            raise ValueError(f"steps must lie in 1..1000, got {self.steps}")
+            raise SettingsError(f"steps must lie in 1..1000, got {self.steps}")
         if self.sampler == "released" and (1000 % self.steps or self.steps == 1000):
-            raise ValueError(f"the released sampler takes steps that divide 1000, such as 200 or 50, got {self.steps}")
+            raise SettingsError(
+                f"the released sampler takes steps that divide 1000, such as 200 or 50, got {self.steps}"
+            )
         if not 0 <= self.guidance <= 30:
-            raise ValueError(f"guidance must lie in 0..30, got {self.guidance}")
+            raise SettingsError(f"guidance must lie in 0..30, got {self.guidance}")
+        interval = self.guidance_interval
+        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1]):
+            raise SettingsError(f"guidance_interval must be two timesteps, low and high, got {interval}")
+
+
+def check_guidance(options: SamplingOptions, guidable: bool) -> None:
+    """SettingsError when guidance is asked of a network that was trained without an empty text."""
+    if options.guidance != 1 and not guidable:
+        raise SettingsError(
+            f"expected guidance 1, because this model was trained without an empty text, got {options.guidance:g}; "
+            "leave guidance out or choose another bundle"
+        )
 
 
 def sample_conditionally(
@@ -58,20 +73,18 @@ def sample_conditionally(
         denoiser: network, schedule and parametrization.
         x_T: standard normal start.
         condition: text context and maps.
-        unconditional: context (1, 1, C) of the empty text, or None for a network trained without one: then guidance
-            other than 1 raises ValueError.
+        unconditional: context (1, 1, C) of the empty text, or None for a network trained without one.
         options: sampler, steps, guidance.
         noise: source of the stochastic sampler's noise.
         constrain: applied to x before every step and after the last.
+
+    Raises:
+        SettingsError: guidance for a network trained without an empty text.
     """
+    check_guidance(options, unconditional is not None)
+    bound = denoiser
     if options.guidance != 1:
-        if unconditional is None:
-            raise ValueError(
-                f"this network was trained without an empty text: guidance must be 1, got {options.guidance}"
-            )
         bound = ClassifierFreeGuidance(denoiser, unconditional, options.guidance, options.guidance_interval)
-    else:
-        bound = denoiser
     predict = partial(bound, condition=condition)
     if options.sampler == "released":
         path = released_path(denoiser.schedule, options.steps)

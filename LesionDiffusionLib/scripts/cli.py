@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except (KeyboardInterrupt, Cancelled):
-        print("cancelled; nothing was written", file=sys.stderr)
+        print("cancelled; nothing half-written", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:  # whoever read our output went away, and nobody waits for the rest
+        sys.stdout = None
+        return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous)
 

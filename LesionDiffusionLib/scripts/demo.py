@@ -1,4 +1,4 @@
-"""Make a phantom CT, put a lesion into it, and save both."""
+"""Make a phantom CT with its organ map and put a lesion into it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 
 from LesionDiffusionLib.scripts.output import Reporter
-from LesionDiffusionLib.scripts.synthesize import add_run_arguments, load, settings_from
+from LesionDiffusionLib.scripts.synthesize import add_run_arguments, load, settings_from, synthesize_and_save
 
 LESION = "liver cancer"
 PHANTOM_SEED = 7
+CT, ORGANS = "phantom.nii.gz", "phantom-organs.nii.gz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `lesiondiffusion demo`."""
-    parser.add_argument("--out", required=True, type=Path, help="folder for the phantom and the case")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write the case to")
     parser.add_argument("--lesion", default=LESION, help=f"lesion type (default: {LESION})")
+    parser.add_argument("--keep-phantom", type=Path, metavar="FOLDER", help=f"also keep {CT} and {ORGANS} there")
     parser.add_argument("--force", action="store_true", help="replace an earlier demo in --out")
     add_run_arguments(parser)
 
@@ -24,32 +26,36 @@ def run(args: argparse.Namespace) -> int:
     """Write the phantom as files, then do what `synthesize` does with them."""
     import tempfile
 
-    import numpy as np
-
-    from LesionDiffusionLib.cases import require_writable, save_case
-    from LesionDiffusionLib.io import read_ct, write_labels
+    from LesionDiffusionLib.io import read_ct
     from LesionDiffusionLib.lesion_types import lesion_type
-    from LesionDiffusionLib.phantom import make_phantom
     from LesionDiffusionLib.planning import Wish
     from LesionDiffusionLib.report import LesionReport
-    from LesionDiffusionLib.synthesis import synthesize
+    from LesionDiffusionLib.saved_case import require_writable
 
-    reporter = Reporter(args.json)
-    wish = Wish(LesionReport(lesion_type=lesion_type(args.lesion).name))
-    settings = settings_from(args)
-    require_writable(args.out, args.force)
-    models = load(args)
-    region = "head" if "brain" in lesion_type(args.lesion).organs else "torso"
+    with Reporter(args.json) as reporter, tempfile.TemporaryDirectory() as temporary:
+        kind = lesion_type(args.lesion)
+        settings = settings_from(args)
+        require_writable(args.out, args.force)
+        models = load(args)
+        phantom = _written(args.keep_phantom or Path(temporary), "head" if "brain" in kind.organs else "torso")
+        ct_file = read_ct((args.keep_phantom or Path(temporary)) / CT)
+        wish = Wish(LesionReport(lesion_type=kind.name))
+        return synthesize_and_save((ct_file, phantom.organs), wish, models, settings, args, reporter)
+
+
+def _written(folder: Path, region: str):
+    """The phantom, saved as files a user could have."""
+    import numpy as np
+
+    from LesionDiffusionLib.errors import OutputError
+    from LesionDiffusionLib.io import write_labels
+    from LesionDiffusionLib.phantom import make_phantom
+
     phantom = make_phantom(np.random.default_rng(PHANTOM_SEED), region)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "phantom.nii.gz")
-        write_labels(phantom.ct.array.astype(np.int16), phantom.ct.geometry, path)
-        ct_file = read_ct(path)
-        case = synthesize(
-            ct_file.volume, phantom.organs, wish, bundle=models, settings=settings, progress=reporter.progress
-        )
-        folder = save_case(case, ct_file, args.out, args.force)
-    for warning in case.warnings:
-        reporter.warning(warning)
-    reporter.case(case, folder)
-    return 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_labels(phantom.ct.array.astype(np.int16), phantom.ct.geometry, folder / CT)
+        write_labels(phantom.organs.volume.array, phantom.ct.geometry, folder / ORGANS)
+    except OSError as error:
+        raise OutputError(f"cannot write the phantom to {folder}: {error.strerror or error}; make room") from error
+    return phantom

@@ -21,15 +21,23 @@ class Reporter:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self._bar: tqdm | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def progress(self, progress: Progress) -> None:
         """One stage or step."""
         if self.as_json:
             self.line({"event": "progress", **dataclasses.asdict(progress)})
             return
-        if self._bar is None or self._bar.desc != f"{progress.stage}: ":
+        if progress.stage != self._stage:
             self.close()
-            self._bar = tqdm(total=progress.total, desc=progress.stage, file=sys.stderr, leave=False, unit="step")
+            self._stage = progress.stage
+            self._bar = tqdm(desc=progress.stage, file=sys.stderr, leave=False, unit="step")
         self._bar.total = progress.total
         self._bar.update(progress.step - self._bar.n)
 
@@ -59,7 +67,8 @@ class Reporter:
             f"  changed {p['voxels_changed']} voxels, all within {p['neighborhood_mm']:.1f} mm of the lesion; "
             f"largest change beyond: {p['max_abs_change_outside_hu']:g} HU"
         )
-        print(f"  {sum(p['seconds'].values()):.1f} s, peak memory {p['peak_memory_mib']['process']} MiB")
+        memory = ", ".join(f"{where} {mib} MiB" for where, mib in p["peak_memory_mib"].items())
+        print(f"  {sum(p['seconds'].values()):.1f} s; peak memory: {memory or 'not known'}")
         print(f"saved in {folder}")
 
     def line(self, content: dict) -> None:
@@ -70,4 +79,4 @@ class Reporter:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
-            self._bar = None
+            self._bar, self._stage = None, ""

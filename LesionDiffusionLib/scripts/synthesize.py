@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from LesionDiffusionLib.errors import ReportError
 from LesionDiffusionLib.scripts.output import Reporter
 from LesionDiffusionLib.scripts.wording import add_report_arguments, report_from
 
@@ -36,6 +35,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--text-encoder", metavar="FOLDER_OR_HUB_ID", help="BiomedCLIP, for a bundle that does not hold it"
     )
+    run.add_argument("--allow-download", action="store_true", help="let --text-encoder fetch a hub id that is not here")
     run.add_argument("--sampler", choices=("dpmpp", "ddim", "released"), help="default: the bundle's")
     run.add_argument("--steps", type=int, help="diffusion steps per network (default: the bundle's)")
     run.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the bundle's)")
@@ -47,36 +47,29 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, synthesize, save."""
-    from LesionDiffusionLib.cases import require_writable, save_case
-    from LesionDiffusionLib.io import read_ct, read_labels, read_mask
-    from LesionDiffusionLib.labels import organ_map
+    from LesionDiffusionLib.io import read_ct
     from LesionDiffusionLib.planning import Wish
-    from LesionDiffusionLib.synthesis import synthesize
-    from LesionDiffusionLib.volume import align_to, require_same_grid
+    from LesionDiffusionLib.saved_case import require_writable
 
-    reporter = Reporter(args.json)
-    report = report_from(args, reporter)
-    box, center_ras_mm = _place(args)
-    settings = settings_from(args)
-    require_writable(args.out, args.force)
-    ct_file = read_ct(args.ct)
-    volume, names = read_labels(args.organs)
-    organs = organ_map(align_to(volume, ct_file.volume, "organ map"), names, args.labels)
-    for warning in organs.warnings():
-        reporter.warning(warning)
-    mask = None
-    if args.mask is not None:
-        drawn = read_mask(args.mask)
-        require_same_grid(ct_file.volume, drawn, "mask")
-        mask = drawn.array
-    case = synthesize(
-        ct_file.volume,
-        organs,
-        Wish(report, box, center_ras_mm, mask, tuple(args.avoid)),
-        bundle=load(args),
-        settings=settings,
-        progress=reporter.progress,
-    )
+    with Reporter(args.json) as reporter:
+        report = report_from(args, reporter)
+        box, center_ras_mm = _place(args)
+        settings = settings_from(args)
+        require_writable(args.out, args.force)
+        models = load(args)
+        ct_file = read_ct(args.ct)
+        organs = _organs(args, ct_file.volume, reporter)
+        wish = Wish(report, box, center_ras_mm, _mask(args, ct_file.volume), tuple(args.avoid))
+        return synthesize_and_save((ct_file, organs), wish, models, settings, args, reporter)
+
+
+def synthesize_and_save(patient: tuple, wish, models, settings, args: argparse.Namespace, reporter: Reporter) -> int:
+    """The main job and its printout; ``patient`` is the CT file and its organ map."""
+    from LesionDiffusionLib.saved_case import save_case
+    from LesionDiffusionLib.synthesis import synthesize
+
+    ct_file, organs = patient
+    case = synthesize(ct_file.volume, organs, wish, bundle=models, settings=settings, progress=reporter.progress)
     folder = save_case(case, ct_file, args.out, args.force)
     for warning in case.warnings:
         reporter.warning(warning)
@@ -84,26 +77,48 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _organs(args: argparse.Namespace, ct, reporter: Reporter):
+    from LesionDiffusionLib.io import read_labels
+    from LesionDiffusionLib.labels import organ_map
+    from LesionDiffusionLib.volume import align_to
+
+    volume, names = read_labels(args.organs)
+    difference = ct.geometry.difference(volume.geometry)
+    organs = organ_map(align_to(volume, ct, "organ map"), names, args.labels)
+    if difference is not None:
+        reporter.warning(f"the organ map was resampled to the CT's grid: {difference}")
+    for warning in organs.warnings():
+        reporter.warning(warning)
+    return organs
+
+
+def _mask(args: argparse.Namespace, ct):
+    from LesionDiffusionLib.io import read_mask
+    from LesionDiffusionLib.volume import require_same_grid
+
+    if args.mask is None:
+        return None
+    mask = read_mask(args.mask)
+    require_same_grid(ct, mask, "mask")
+    return mask.array
+
+
 def load(args: argparse.Namespace):
     """The networks that the arguments name."""
     from LesionDiffusionLib.bundles import open_bundle
-    from LesionDiffusionLib.devices import resolve_device
+    from LesionDiffusionLib.devices import clear_memory_errors, resolve_device
     from LesionDiffusionLib.models import load_models
 
-    return load_models(open_bundle(args.bundle), resolve_device(args.device), args.text_encoder)
+    device = resolve_device(args.device)
+    with clear_memory_errors(device):
+        return load_models(open_bundle(args.bundle), device, args.text_encoder, args.allow_download)
 
 
 def settings_from(args: argparse.Namespace):
-    """Settings from the arguments; impossible numbers are a user's mistake."""
-    from LesionDiffusionLib.sampling import SamplingOptions
-    from LesionDiffusionLib.synthesis import Settings
+    """Settings from the arguments."""
+    from LesionDiffusionLib.run import Settings
 
-    try:
-        settings = Settings(args.seed, args.sampler, args.steps, args.guidance, args.candidates)
-        settings.for_network(SamplingOptions())  # checks steps and guidance before any file is read
-    except ValueError as error:
-        raise ReportError(f"{error}; correct the option") from error
-    return settings
+    return Settings(args.seed, args.sampler, args.steps, args.guidance, args.candidates)
 
 
 def _place(args: argparse.Namespace):

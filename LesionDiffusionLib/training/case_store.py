@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from LesionDiffusionLib.training.cases import RenderedCase
+from LesionDiffusionLib.training.rendered_case import RenderedCase
 
 ARRAYS = ("healthy_hu", "lesion_hu", "mask", "lmnet_labels", "lmnet_organ", "lmnet_box", "lmnet_mask")
 

@@ -34,10 +34,10 @@ from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
 from LesionDiffusionLib.phantom import make_phantom
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.training.case_store import CaseStore, save_shard
-from LesionDiffusionLib.training.cases import random_case
 from LesionDiffusionLib.training.loop import LoopOptions
 from LesionDiffusionLib.training.organ_guess import guess_organs
 from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.training.rendered_case import random_case
 from LesionDiffusionLib.training.train_denoisers import train_linet, train_lmnet
 from LesionDiffusionLib.training.train_vqgan import train_vqgan
 from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
@@ -311,13 +311,8 @@ def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
 
 def _in_v1(organs: OrganMap) -> OrganMap:
     """The same map in TotalSegmentator v1 numbers; structures v1 does not know become background."""
-    v1 = load_table("totalseg_v1")
-    numbers = {name: number for number, name in v1.items()}
-    table = np.zeros(int(organs.volume.array.max()) + 1, np.uint8)
-    for number, name in organs.table.items():
-        if number < len(table):
-            table[number] = numbers.get(name, 0)
-    return OrganMap(Volume(table[organs.volume.array], organs.volume.geometry), v1)
+    labels = organs.numbers_in("totalseg_v1").astype(np.uint8)[organs.volume.array]
+    return OrganMap(Volume(labels, organs.volume.geometry), load_table("totalseg_v1"))
 
 
 def _made(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,10 +136,12 @@ def tiny_manifest() -> Manifest:
     )
 
 
-def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
+def tiny_bundle(folder: Path, seed: int = 0, guidable: bool = True) -> Bundle:
     """A bundle of random networks on disk."""
     torch.manual_seed(seed)
     manifest = tiny_manifest()
+    specs = {name: dataclasses.replace(getattr(manifest, name), guidable=guidable) for name in ("lmnet", "linet")}
+    manifest = dataclasses.replace(manifest, **specs)
     tensors = {"vqgan.safetensors": VQGAN(manifest.autoencoder.config).state_dict()}
     for spec in (manifest.lmnet, manifest.linet):
         text = VocabularyEncoder(manifest.text.phrases, spec.unet.context_dim)

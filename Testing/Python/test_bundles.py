@@ -74,6 +74,16 @@ def test_a_missing_file_is_named(bundle):
         (lambda d: d["lmnet"].update(window=[1, 2]), "expected an object at .*window"),
         (lambda d: d["text"].update(encoder="oracle"), "impossible values .*encoder"),
         (lambda d: d["files"].update({"../../etc/passwd": "00"}), "files outside its folder"),
+        (lambda d: d.update(files={}), "gives no hash for vqgan.safetensors"),
+        (lambda d: d.update(files=5), "expected .* at .*files"),
+        (lambda d: d["linet"].update(file="../tiny/linet.safetensors"), "gives no hash"),
+        (lambda d: d["lmnet"].update(prediction="noise"), "prediction is one of epsilon, v, x0"),
+        (lambda d: d["linet"]["window"].update(shape=[25, 24, 24]), "multiples of 4"),
+        (lambda d: d["autoencoder"].update(latent_shift=[0.0]), "latent_shift needs 4 numbers"),
+        (lambda d: d["autoencoder"].update(latent_scale=["a", "b", "c", "d"]), "latent_scale needs 4 numbers"),
+        (lambda d: d["text"].update(phrases=[1, 2]), "phrases are texts"),
+        (lambda d: d["linet"]["latent_mask"].update(grow=-1), "grow must not be negative"),
+        (lambda d: d["linet"]["sampling"].update(guidance_interval=[1]), "guidance_interval must be two timesteps"),
     ],
 )
 def test_malformed_manifests(bundle, change, message):
@@ -83,6 +93,9 @@ def test_malformed_manifests(bundle, change, message):
 
 def test_not_json(bundle):
     (bundle.folder / MANIFEST).write_text("{oops")
+    with pytest.raises(BundleError, match=r"cannot read .*bundle\.json"):
+        open_bundle(bundle.folder)
+    (bundle.folder / MANIFEST).write_text("[" * 100_000)
     with pytest.raises(BundleError, match=r"cannot read .*bundle\.json"):
         open_bundle(bundle.folder)
 

@@ -113,12 +113,16 @@ def error_of(capsys, argv) -> str:
         (["--candidates", "0"], "candidates must lie in"),
         (["--seed", "-1"], "seed must not be negative"),
         (["--seed", "lucky"], "invalid int value"),
+        (["--bundle", "UNGUIDABLE", "--guidance", "2"], "trained without an empty text"),
         (["--size-mm", "1,2"], "expected a size"),
         (["--unknown-option"], "unrecognized arguments"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(files, capsys, change, message):
-    assert message in error_of(capsys, [*command(files), *change])
+    unguidable = files / "tiny-without-guidance"
+    tiny_bundle(unguidable, guidable=False)
+    argv = [*command(files), *(str(unguidable) if part == "UNGUIDABLE" else part for part in change)]
+    assert message in error_of(capsys, argv)
     assert not (files / "out").exists()
 
 
@@ -201,7 +205,7 @@ def test_ctrl_c_leaves_nothing_half_written(files):
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "cancelled; nothing was written" in err
+    assert "cancelled; nothing half-written" in err
     assert "Traceback" not in err
     assert not [path for path in files.iterdir() if path.name.startswith((".out", "out"))]
 

@@ -118,6 +118,50 @@ def test_unclear_numbers_are_handed_back(text, left_over, organ):
 @pytest.mark.parametrize(
     ("text", "left_over"),
     [
+        ("liver cyst 3 cm from the capsule", ["3 cm from the capsule"]),
+        ("liver cyst, 2 cm below the dome", ["2 cm below the dome"]),
+        ("liver cyst 2 cm above", ["2 cm above"]),
+        ("liver cyst 3 cm to the left", ["3 cm to the left"]),
+        ("liver cyst 1.5 cm behind the portal vein", ["1.5 cm behind the portal vein"]),
+        ("liver cyst 12mm beside the fissure", ["12mm beside the fissure"]),
+        ("liver cyst 2-cm proximal to the hilum", ["2-cm proximal to the hilum"]),
+        ("liver cyst 2 x 3 cm distal of the hilum", ["2 x 3 cm distal of the hilum"]),
+        ("liver cyst 3 cm lateral.", ["3 cm lateral"]),
+        ("liver cyst 3 cm medially", ["3 cm medially"]),
+        ("liver cyst 2 cm deep in it", ["2 cm deep"]),
+        ("liver cyst within 1 cm of the surface", ["1 cm of the surface"]),
+        ("liver cyst 4 cm in front of the spine", ["4 cm in front of the spine"]),
+        ("liver cyst 4 cm away", ["4 cm away"]),
+    ],
+)
+def test_a_distance_is_no_size(text, left_over):
+    result = parse_free_text(text)
+    assert result.report == LesionReport(lesion_type="liver cyst", organ="liver")
+    assert result.not_understood == left_over
+
+
+@pytest.mark.parametrize(
+    ("text", "left_over"),
+    [
+        ("3 cm lesion 2 cm below the dome", ["2 cm below the dome"]),
+        ("lesion, 2 cm from the dome, 3 cm", ["2 cm from the dome"]),
+        ("3 cm in diameter, below the dome", ["below the dome"]),
+        ("3 cm, left of the dome", ["left of the dome"]),
+        ("3 cm left renal cyst", []),
+        ("3 cm distal esophageal cancer", ["distal"]),
+        ("cyst of 3 cm within the liver", []),
+        ("3 cm of fluid", []),
+    ],
+)
+def test_a_size_beside_a_place_is_still_a_size(text, left_over):
+    result = parse_free_text(text)
+    assert result.report.size_mm == (30, 30, 30)
+    assert result.not_understood == left_over
+
+
+@pytest.mark.parametrize(
+    ("text", "left_over"),
+    [
         ("liver cyst, no calcification", ["no calcification"]),
         ("liver cyst without spiculation or necrosis", ["without spiculation or necrosis"]),
         ("calcification is not seen in the liver cyst", ["calcification is not"]),
@@ -201,5 +245,5 @@ def test_own_descriptions_are_understood(kind, generator):
 def test_long_texts_are_refused_and_hostile_ones_are_quick():
     with pytest.raises(ReportError, match="at most 2000 characters, got 2001; shorten it"):
         parse_free_text("x" * 2001)
-    for text in ("1" * 2000, "1 x " * 500, "no " * 666, "1-" * 1000, "not seen " * 220):
+    for text in ("1" * 2000, "1 x " * 500, "no " * 666, "1-" * 1000, "not seen " * 220, "1 cm to " * 250):
         assert parse_free_text(text).report == LesionReport()

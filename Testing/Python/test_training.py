@@ -18,9 +18,9 @@ from LesionDiffusionLib.networks.unet import UNet3D
 from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.training.case_store import CaseStore, save_shard
-from LesionDiffusionLib.training.cases import random_case
 from LesionDiffusionLib.training.loop import Ema, LoopOptions, optimize
 from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.training.rendered_case import random_case
 from LesionDiffusionLib.training.train_denoisers import drop_attributes, train_linet, train_lmnet
 from LesionDiffusionLib.training.train_vqgan import revive_codes, start_codebook, train_vqgan
 from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes

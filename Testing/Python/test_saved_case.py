@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from conftest import make_geometry
 from patients import fake_models, make_patient
 from PIL import Image
 
-from LesionDiffusionLib import cases
-from LesionDiffusionLib.cases import require_writable, save_case
+from LesionDiffusionLib import saved_case
 from LesionDiffusionLib.errors import OutputError
-from LesionDiffusionLib.io import read_ct, write_labels
+from LesionDiffusionLib.io import read_ct, write_labels, write_like
 from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.preview import display_window, hung_slice, preview_image
 from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.saved_case import require_writable, save_case
 from LesionDiffusionLib.synthesis import synthesize
 
 FILES = {"ct.nii.gz", "lesion.nii.gz", "report.json", "provenance.json", "preview.png"}
@@ -50,7 +51,7 @@ def test_a_saved_case_is_complete_and_in_the_inputs_form(case, ct_file, tmp_path
         np.testing.assert_allclose(image.GetDirection(), before.GetDirection())
         np.testing.assert_allclose(image.GetSpacing(), before.GetSpacing())
     changed = sitk.GetArrayFromImage(after) != sitk.GetArrayFromImage(before)
-    assert 0 < changed.sum() <= case.provenance["voxels_changed"]
+    assert changed.sum() == case.provenance["voxels_changed"] > 0
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["synthetic"] is True
     assert provenance["max_abs_change_outside_hu"] == 0
@@ -66,6 +67,43 @@ def test_an_existing_case_needs_force_and_is_replaced_whole(case, ct_file, tmp_p
     save_case(case, ct_file, folder, force=True)
     assert {path.name for path in folder.iterdir()} == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == ["input.nii.gz", "out"], "no temporary folder stays"
+
+
+def test_an_interrupt_between_the_renames_keeps_the_old_case(case, ct_file, tmp_path, monkeypatch):
+    folder = save_case(case, ct_file, tmp_path / "out")
+    (folder / "report.json").write_text("the old one")
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if not self.name.startswith(".") or Path(target) != folder:
+            return rename(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_case(case, ct_file, folder, force=True)
+    assert (folder / "report.json").read_text() == "the old one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["input.nii.gz", "out"]
+
+
+def test_the_proof_is_measured_on_the_written_file(case, ct_file, tmp_path, monkeypatch):
+    """A writer that spoils a voxel far from the lesion is found out."""
+
+    def spoiling(file, ct_hu, path):
+        spoiled = ct_hu.copy()
+        spoiled[0, 0, 0] += 3
+        write_like(file, spoiled, path)
+
+    monkeypatch.setattr(saved_case, "write_like", spoiling)
+    folder = save_case(case, ct_file, tmp_path / "out")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["measured_on"] == "ct.nii.gz"
+    assert (provenance["max_abs_change_outside_hu"], provenance["voxels_changed_outside"]) == (3, 1)
+
+
+def test_a_folder_that_cannot_be_made(case, ct_file, tmp_path):
+    with pytest.raises(OutputError, match="choose another --out"):
+        save_case(case, ct_file, tmp_path / ("x" * 300))
 
 
 def test_force_never_deletes_a_folder_that_is_not_a_case(case, ct_file, tmp_path):
@@ -95,7 +133,7 @@ def test_disk_full_leaves_nothing_and_loses_nothing(case, ct_file, tmp_path, mon
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cases, step, full)
+    monkeypatch.setattr(saved_case, step, full)
     with pytest.raises(OutputError, match="No space left on device; nothing was kept"):
         save_case(case, ct_file, folder, force)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -108,7 +146,7 @@ def test_interrupt_while_writing_leaves_nothing(case, ct_file, tmp_path, monkeyp
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cases, "preview_image", interrupt)
+    monkeypatch.setattr(saved_case, "preview_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_case(case, ct_file, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["input.nii.gz"]

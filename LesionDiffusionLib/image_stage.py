@@ -1,0 +1,52 @@
+"""Second stage: the window goes through the VQ-GAN, LINet inpaints the lesion, and the change comes home."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from LesionDiffusionLib.devices import with_memory_fallback
+from LesionDiffusionLib.diffusion.samplers import SampleNoise
+from LesionDiffusionLib.geometry import Box, Geometry
+from LesionDiffusionLib.homecoming import bring_home, falloff_mm
+from LesionDiffusionLib.resampling import sample, window_grid
+from LesionDiffusionLib.run import Run
+from LesionDiffusionLib.volume import Volume
+
+
+def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.ndarray, float]:
+    """The lesion's image.
+
+    Args:
+        run: the synthesis under way.
+        mask: bool (I, J, K), the lesion.
+        noise: source of chance.
+
+    Returns:
+        A box of the CT, its new values in the CT's dtype, and the distance in mm from the lesion beyond which nothing
+        changed.
+    """
+    linet, device, patient = run.models.linet, run.models.device, run.ct.geometry
+    spacing_mm = linet.window.spacing_for(run.plan.report.size_mm)
+    grid = window_grid(patient, Box.bounding(mask).center_vox, spacing_mm, linet.window.shape)
+    with run.stage("encode"):
+        encode = functools.partial(linet.codec.encode, sample(run.ct, grid), device)
+        known = with_memory_fallback(encode, device, run.notes)
+    region = torch.from_numpy(_on_grid(mask, patient, grid).astype(np.float32))[None, None].to(device)
+    context = run.models.image_context(run.plan.report)
+    options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
+    latent = run.sampled("inpaint", lambda: linet.sample(known, region, context, options, noise))
+    with run.stage("decode"):
+        decode = linet.codec.decode
+        windows = [with_memory_fallback(functools.partial(decode, z), device, run.notes)[0] for z in (latent, known)]
+    with run.stage("blend"):
+        reach_mm = falloff_mm(mask, grid, patient)
+        return *bring_home(run.ct, mask, grid, tuple(windows), reach_mm), reach_mm
+
+
+def _on_grid(mask: np.ndarray, patient: Geometry, grid: Geometry) -> np.ndarray:
+    """The mask on a window: smooth where the window is finer, never empty where it is coarser."""
+    share = sample(Volume(mask, patient), grid)
+    return share > min(0.5, 0.5 * float(share.max()))

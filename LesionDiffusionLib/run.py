@@ -1,0 +1,105 @@
+"""One synthesis under way: settings, progress, time, cancelling."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from LesionDiffusionLib.devices import with_memory_fallback
+from LesionDiffusionLib.diffusion.samplers import SamplerStep
+from LesionDiffusionLib.errors import Cancelled, SettingsError
+from LesionDiffusionLib.labels import OrganMap
+from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.planning import Plan
+from LesionDiffusionLib.sampling import SamplingOptions, check_guidance
+from LesionDiffusionLib.volume import Volume
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``step`` of ``total`` of a stage is done."""
+
+    stage: str
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to synthesize.
+
+    Attributes:
+        seed: of everything drawn at random.
+        sampler, steps, guidance: None takes the bundle's own for each network.
+        candidates: lesions drawn; the one that fits the report best is returned.
+    """
+
+    seed: int = 0
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.candidates <= 64:
+            raise SettingsError(f"candidates must lie in 1..64, got {self.candidates}")
+        if not 0 <= self.seed < 2**64:
+            raise SettingsError(f"the seed must not be negative and below 2**64, got {self.seed}")
+        self.for_network(SamplingOptions("ddim"))  # impossible numbers are told before anything is read
+
+    def for_network(self, own: SamplingOptions) -> SamplingOptions:
+        """The network's own options, with what the user set in their place. SettingsError when that is impossible."""
+        given = {name: getattr(self, name) for name in ("sampler", "steps", "guidance")}
+        return dataclasses.replace(own, **{name: value for name, value in given.items() if value is not None})
+
+    def check(self, models: Models) -> None:
+        """SettingsError unless both networks of the bundle can be sampled this way."""
+        manifest = models.bundle.manifest
+        for spec in (manifest.lmnet, manifest.linet):
+            check_guidance(self.for_network(spec.sampling), spec.guidable)
+
+
+@dataclass
+class Run:
+    """What every stage needs, and where it leaves its time and its notes."""
+
+    ct: Volume
+    organs: OrganMap
+    plan: Plan
+    models: Models
+    settings: Settings
+    progress: Callable[[Progress], None]
+    should_stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and let the user cancel before it."""
+        self.check_stop()
+        self.progress(Progress(name, 0, 1))
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - started, 3)
+
+    def check_stop(self) -> None:
+        """Cancelled if the user asked to stop."""
+        if self.should_stop():
+            raise Cancelled("cancelled; nothing was written")
+
+    def sampled(self, stage: str, make_steps: Callable[[], Iterator[SamplerStep]]) -> Tensor:
+        """Run a sampler to its end, reporting every step and stopping within one."""
+
+        def run() -> Tensor:
+            for step in make_steps():
+                self.progress(Progress(stage, step.index + 1, step.total))
+                self.check_stop()
+            return step.x
+
+        with self.stage(stage):
+            return with_memory_fallback(run, self.models.device, self.notes)
