@@ -113,7 +113,7 @@ def draw_report(
     organ = _draw_organ(looks, chances["organ"], organs_present, given.organ)
     place = vocabulary().organ(organ)
 
-    free = {"organ type": (place.organ_type,)}
+    free = {"organ type": (looks.organ_type or place.organ_type,)}
     for attribute in _DRAWN:
         free[attribute] = _draw_value(looks, attribute, chances[attribute], free)
     known = {name: given.stated(name) for name in _DRAWN if getattr(given, FIELDS[name]) is not None}
