@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,11 @@ class Case:
 
     @property
     def share_fitting(self) -> float:
-        """Share of the report's measured attributes that fit; an attribute that could not be judged counts half."""
-        verdicts = {True: 1.0, False: 0.0, None: 0.5}
-        return sum(verdicts[m.fits] for m in self.measurements) / max(1, len(self.measurements))
+        """See `share_fitting`."""
+        return share_fitting(self.measurements)
+
+
+def share_fitting(measurements: Sequence[Measurement]) -> float:
+    """Share of the measured attributes that fit the report; an attribute that could not be judged counts half."""
+    verdicts = {True: 1.0, False: 0.0, None: 0.5}
+    return sum(verdicts[m.fits] for m in measurements) / max(1, len(measurements))

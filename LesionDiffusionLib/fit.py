@@ -35,7 +35,7 @@ class Finding:
 
     ct_hu: np.ndarray
     mask: np.ndarray
-    organ: np.ndarray
+    organ: np.ndarray | None  # None: not known
     geometry: Geometry
 
     @property
@@ -71,6 +71,8 @@ def _location(report: LesionReport, f: Finding) -> Measurement | None:
     """Inside: nearly all of it lies in the organ. Margin: it touches the organ and comes near its surface."""
     if report.lesion_location is None:
         return None
+    if f.organ is None:
+        return Measurement("lesion location", report.lesion_location, "no organ map", None)
     share = meters.share_inside(f.mask, f.organ)
     depth_mm = ndimage.distance_transform_edt(f.organ, sampling=f.spacing_mm)[f.mask].min()
     told = f"{share:.0%} inside the organ" + (f", {depth_mm:.0f} mm below its surface" if depth_mm else "")
@@ -83,7 +85,7 @@ def _density(report: LesionReport, f: Finding) -> Measurement | None:
     if report.density is None:
         return None
     lesion_hu = meters.median_hu(f.ct_hu, meters.core(f.mask, f.spacing_mm))
-    organ_hu = meters.surrounding_hu(f.ct_hu, f.mask, f.organ, f.spacing_mm)
+    organ_hu = None if f.organ is None else meters.surrounding_hu(f.ct_hu, f.mask, f.organ, f.spacing_mm)
     fits = _density_fits(report, lesion_hu, organ_hu)
     around = "no organ around it" if organ_hu is None else f"organ {organ_hu:.0f} HU"
     return Measurement("density", report.density, f"{lesion_hu:.0f} HU ({around})", fits)

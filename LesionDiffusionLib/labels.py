@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from LesionDiffusionLib.errors import LabelError
+from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.resources import resource_path
 from LesionDiffusionLib.vocabulary import Organ, vocabulary
 from LesionDiffusionLib.volume import Volume
@@ -66,6 +67,16 @@ class OrganMap:
         if low < 0 or high > MAX_LABEL:
             raise LabelError(f"labels of an organ map lie in 0..{MAX_LABEL}, got {low}..{high}; is it a label map?")
 
+    @classmethod
+    def unknown(cls, geometry: Geometry) -> OrganMap:
+        """The map of a patient whose organs nobody has labeled, on the CT's grid; it takes no memory."""
+        return cls(Volume(np.broadcast_to(np.uint8(0), geometry.shape), geometry), {})
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether this map says nothing about any organ."""
+        return not self.table
+
     def names_present(self) -> list[str]:
         """Structure names with at least one voxel, in the order of their numbers."""
         return list(dict.fromkeys(self.table[n] for n in np.flatnonzero(self._counts) if n in self.table))
@@ -95,9 +106,12 @@ class OrganMap:
     def resolve_organ(self, term: str, generator: np.random.Generator) -> str:
         """A single organ for an organ term: of a group such as "kidney" one present part, by chance and volume.
 
-        Draws exactly one random number. Raises LabelError when no part is present, ReportError for an unknown term.
+        In an unknown map any part may be present. Draws exactly one random number. Raises LabelError when no part is
+        present, ReportError for an unknown term.
         """
         organ, chance = vocabulary().organ(term), generator.random()
+        if self.is_unknown:
+            return organ.parts[int(chance * len(organ.parts))] if organ.parts else organ.name
         volumes = np.cumsum([self.voxel_count(part) for part in organ.parts])
         if not organ.parts or not volumes[-1]:  # not a group, or a map that labels the group as a whole
             self.require(organ.name)

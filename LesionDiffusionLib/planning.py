@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from LesionDiffusionLib.errors import PlacementError, ReportError, VolumeError
+from LesionDiffusionLib.errors import LabelError, PlacementError, ReportError, VolumeError
 from LesionDiffusionLib.geometry import Box, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
@@ -63,7 +63,7 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
 
     Args:
         ct: HU (I, J, K).
-        organs: organ map on the CT's grid.
+        organs: organ map on the CT's grid; an unknown one suffices for a mask drawn by hand.
         wish: what is asked for.
         generators: two sources of chance, for the report and for the place: a word changed in the report then leaves
             the place as it was.
@@ -74,18 +74,20 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
         VolumeError: the mask does not fit the CT.
     """
     _check_wish(wish, ct)
+    if organs.is_unknown and wish.mask is None:
+        raise LabelError("expected an organ map to place the lesion in, got none; give one, or draw the mask by hand")
     report_chance = generators[0]
     given, notes = _with_known(ct, organs, wish, report_chance)
     kind = _kind_of(given, organs, report_chance)
-    report = draw_report(kind, report_chance, organs.organs_present(), given)
-    organ = organs.require(report.organ)
+    report = draw_report(kind, report_chance, _present(organs), given)
+    organ = organs.mask(report.organ) if organs.is_unknown else organs.require(report.organ)
     site = Site(organ, (organs.volume.array > 0) & ~organ, ct.geometry)
     avoid = organs.mask(wish.avoid) if wish.avoid else None
     if wish.place == "rule":
         report, box = _drawn_place(report, given, kind, site, avoid, generators)
     else:
         report, box, more = _own_place(wish, report, site, avoid)
-        notes += more
+        notes += ["no organ map was given, so the lesion's place was not checked"] if organs.is_unknown else more
     return Plan(report, region_rule(report), site, box, wish.place, (*checks(report), *notes))
 
 
@@ -144,7 +146,7 @@ def _kind_of(report: LesionReport, organs: OrganMap, generator: np.random.Genera
     chance = generator.random()
     if report.lesion_type is not None:
         return lesion_type(report.lesion_type)
-    kinds = fitting_types(report, organs.organs_present())
+    kinds = fitting_types(report, _present(organs))
     if not kinds and report.organ is None:
         present = ", ".join(organs.organs_present()) or "none that the vocabulary knows"
         raise ReportError(
@@ -152,6 +154,11 @@ def _kind_of(report: LesionReport, organs: OrganMap, generator: np.random.Genera
             "state a lesion type and an organ, or give another organ map"
         )
     return kinds[int(chance * len(kinds))] if kinds else None
+
+
+def _present(organs: OrganMap) -> list[str] | None:
+    """Organs a lesion may be drawn in; None allows all."""
+    return None if organs.is_unknown else organs.organs_present()
 
 
 def _drawn_place(

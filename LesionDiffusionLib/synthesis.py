@@ -38,18 +38,20 @@ def synthesize(
     device: str = "auto",
     progress: Callable[[Progress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    finished: Callable[[Case], None] = lambda _: None,
 ) -> Case:
     """Put one described lesion into a CT.
 
     Args:
         ct: HU, array (I, J, K); never written.
-        organs: organ map on the same grid.
+        organs: organ map on the same grid; ``OrganMap.unknown(ct.geometry)`` where a mask is given and no map exists.
         wish: report and, if given, box, center or mask.
         bundle: a name or folder, an opened bundle, or models kept from an earlier call.
         settings: seed, sampling, candidates.
         device: "auto", "cpu", "cuda", "cuda:N"; ignored when ``bundle`` holds loaded models.
         progress: called with every stage and diffusion step.
         should_stop: asked before every stage and after every step.
+        finished: called with every candidate as soon as it is there.
 
     Returns:
         The case; with several candidates the one whose measurements fit the report best.
@@ -61,9 +63,9 @@ def synthesize(
     settings = settings or Settings()
     check_ct(ct)
     require_same_grid(ct, organs.volume, "organ map")
-    *plan_seeds, noise_seed = np.random.SeedSequence(settings.seed).spawn(3)
+    plan_chances, noise_seed = chances(settings.seed)
     started = time.perf_counter()
-    plan = plan_lesion(ct, organs, wish, [np.random.default_rng(seed) for seed in plan_seeds])
+    plan = plan_lesion(ct, organs, wish, plan_chances)
     planned = time.perf_counter()
     models = _models(bundle, device)
     seconds = {"plan": round(planned - started, 3), "load": round(time.perf_counter() - planned, 3)}
@@ -76,9 +78,16 @@ def synthesize(
         for index, seed in enumerate(noise_seed.spawn(settings.candidates)):
             run = Run(ct, organs, plan, models, settings, progress, should_stop, dict(seconds))
             case = _candidate(run, wish, seed, index)
+            finished(case)
             if best is None or case.share_fitting > best.share_fitting:
                 best = case
     return best
+
+
+def chances(seed: int) -> tuple[list[np.random.Generator], np.random.SeedSequence]:
+    """The sources of chance of a seed: two for `plan_lesion`, and the seeds of all noise."""
+    *plan_seeds, noise_seed = np.random.SeedSequence(seed).spawn(3)
+    return [np.random.default_rng(seed) for seed in plan_seeds], noise_seed
 
 
 def _candidate(run: Run, wish: Wish, seed: np.random.SeedSequence, index: int) -> Case:
@@ -112,7 +121,8 @@ def _measured(
     offset = np.negative(around.start)
     after[Box(tuple(near.start + offset), tuple(near.stop + offset)).slices] = changed_hu
     geometry, lesion = run.ct.geometry.cropped(around), mask[around.slices]
-    finding = Finding(after, lesion, run.plan.site.organ[around.slices], geometry)
+    organ = None if run.organs.is_unknown else run.plan.site.organ[around.slices]
+    finding = Finding(after, lesion, organ, geometry)
     return finding, measure_change(before, after, lesion, geometry, reach_mm)
 
 

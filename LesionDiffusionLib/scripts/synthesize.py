@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("synthesize")
 
 from LesionDiffusionLib.scripts.output import Reporter
 from LesionDiffusionLib.scripts.wording import add_report_arguments, report_from
@@ -13,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `lesiondiffusion synthesize`."""
     files = parser.add_argument_group("files")
     files.add_argument("--ct", required=True, type=Path, help="CT: NIfTI, NRRD, MHA or the folder of a DICOM series")
-    files.add_argument("--organs", required=True, type=Path, help="organ map in TotalSegmentator names")
+    files.add_argument("--organs", type=Path, help="organ map in TotalSegmentator names; may be absent with --mask")
     files.add_argument("--labels", help="its numbering, if its header has none: totalseg_v1, totalseg_v2 or FILE.json")
     files.add_argument("--mask", type=Path, help="a lesion mask drawn by hand; skips the mask network")
     files.add_argument("--out", required=True, type=Path, help="folder to write the case to")
@@ -47,11 +54,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, synthesize, save."""
+    from LesionDiffusionLib.errors import LabelError
     from LesionDiffusionLib.io import read_ct
     from LesionDiffusionLib.planning import Wish
     from LesionDiffusionLib.saved_case import require_writable
 
     with Reporter(args.json) as reporter:
+        if args.organs is None and args.mask is None:
+            raise LabelError("expected --organs MAP, got none; give one, or draw the lesion by hand and give --mask")
         report = report_from(args, reporter)
         box, center_ras_mm = _place(args)
         settings = settings_from(args)
@@ -79,9 +89,11 @@ def synthesize_and_save(patient: tuple, wish, models, settings, args: argparse.N
 
 def _organs(args: argparse.Namespace, ct, reporter: Reporter):
     from LesionDiffusionLib.io import read_labels
-    from LesionDiffusionLib.labels import organ_map
+    from LesionDiffusionLib.labels import OrganMap, organ_map
     from LesionDiffusionLib.volume import align_to
 
+    if args.organs is None:
+        return OrganMap.unknown(ct.geometry)
     volume, names = read_labels(args.organs)
     difference = ct.geometry.difference(volume.geometry)
     organs = organ_map(align_to(volume, ct, "organ map"), names, args.labels)

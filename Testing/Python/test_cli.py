@@ -55,6 +55,18 @@ def test_synthesize_saves_a_case_and_says_what_it_measured(files, capsys):
     assert not np.array_equal(before.volume.array, after.volume.array)
 
 
+def test_a_mask_drawn_by_hand_needs_no_organ_map(files, capsys):
+    assert main(command(files, drop=["--organs", "--labels"], lesion="kidney cyst")) == 0
+    printed = capsys.readouterr()
+    assert "place was not checked" in printed.err
+    report = LesionReport.from_json((files / "out" / "report.json").read_text())
+    assert report.organ in ("left kidney", "right kidney")
+    measured = json.loads((files / "out" / "provenance.json").read_text())["measurements"]
+    (location,) = [m for m in measured if m["attribute"] == "lesion location"]
+    assert location["measured"] == "no organ map"
+    assert location["fits"] is None
+
+
 def test_json_prints_one_object_per_line(files, capsys):
     assert main(command(files, "--json")) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -130,6 +142,7 @@ def test_mistakes_are_one_line_and_write_nothing(files, capsys, change, message)
     ("drop", "more", "message"),
     [
         (["--labels"], [], "choose --labels"),
+        (["--organs", "--mask"], [], "expected --organs MAP"),
         (["--lesion"], [], "expected a lesion"),
         (["--mask"], ["--bbox", "0:9,0:9"], "expected a box"),
         (["--mask"], ["--bbox", "9:0,0:9,0:9"], "empty along i"),

@@ -1,0 +1,104 @@
+"""One example of every lesion type, on a real CT where the organ is there: the pictures of docs/lesion-types.md.
+
+    python Testing/draw_examples.py --data ../shared/data --out docs/images/types [--seed 1] [--lesion TYPE ...]
+
+The CTs are those of the starter bundle's training (see its model card). The chest and head CTs come without an organ
+map; lungs and brain are found by threshold there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.devices import resolve_device
+from LesionDiffusionLib.errors import LesionDiffusionError
+from LesionDiffusionLib.io import read_ct, read_labels
+from LesionDiffusionLib.labels import OrganMap, load_table, organ_map
+from LesionDiffusionLib.lesion_types import all_lesion_types
+from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.planning import Wish
+from LesionDiffusionLib.preview import preview_image
+from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.synthesis import Settings, synthesize
+from LesionDiffusionLib.training.organ_guess import guess_organs
+from LesionDiffusionLib.volume import Volume, align_to
+
+WIDTH_PX, COLORS = 720, 64  # small files: these pictures live in the repository
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Files of a CT; ``organs`` None: by threshold."""
+
+    name: str
+    ct: str
+    organs: str | None = None
+    numbering: str | None = None
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (the patients live as long as the program)
+    def read(self, data: Path) -> tuple[Volume, OrganMap]:
+        ct = read_ct(data / self.ct).volume
+        if self.organs is None:
+            return ct, OrganMap(Volume(guess_organs(ct), ct.geometry), load_table("totalseg_v1"))
+        labels, names = read_labels(data / self.organs)
+        return ct, organ_map(align_to(labels, ct, "organ map"), names, self.numbering)
+
+
+PATIENTS = (
+    Patient("torso", "torso/ct.nii.gz", "torso/organs.nii.gz", "totalseg_v1"),
+    Patient("abdomen, DICOM", "torso_dicom/series", "torso_dicom/organs_v2.nii.gz"),
+    Patient("chest", "ct/chest_abdomen_1mm.nii.gz"),
+    Patient("head", "ct/head_3mm.nii.gz"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lesion", nargs="*", help="only these types")
+    args = parser.parse_args()
+    models = load_models(open_bundle(args.bundle), resolve_device())
+    args.out.mkdir(parents=True, exist_ok=True)
+    missed = []
+    for kind in all_lesion_types():
+        if args.lesion and kind.name not in args.lesion:
+            continue
+        drawn = next(filter(None, (draw(kind, patient, models, args) for patient in PATIENTS)), None)
+        missed += [kind.name] if drawn is None else []
+    if missed:
+        print(f"no CT here has a place for: {', '.join(missed)}")
+    return 1 if missed else 0
+
+
+def draw(kind, patient: Patient, models, args: argparse.Namespace) -> Path | None:
+    """Synthesize and save the picture; None where this patient has no such organ or no room in it."""
+    ct, organs = patient.read(args.data)
+    if not any(organs.voxel_count(organ) for organ in kind.organs):
+        return None
+    try:
+        wish = Wish(LesionReport(lesion_type=kind.name))
+        case = synthesize(ct, organs, wish, bundle=models, settings=Settings(seed=args.seed))
+    except LesionDiffusionError as error:
+        print(f"{kind.name} on {patient.name}: {error}")
+        return None
+    path = args.out / f"{kind.name.replace(' ', '-')}.png"
+    picture = preview_image(case)
+    height = round(picture.height * WIDTH_PX / picture.width)
+    picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS).quantize(COLORS).save(path, optimize=True)
+    told = "; ".join(f"{m.attribute}: {m.measured}" for m in case.measurements if m.fits is not None)
+    print(f"{kind.name} on {patient.name}: {case.report.describe()} ({told})", flush=True)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Does a bundle do what its reports say? Masks and images over random reports, on the phantom and on a real CT.
+
+    python Testing/measure_bundle.py [--ct CT --organs MAP --labels NUMBERING] [--bundle starter] [--reports 50]
+        [--seeds 3] [--pairs 20] [--out FILE]
+
+Every report is drawn from a lesion type whose organ is there and synthesized with every seed. Of the masks: the share
+that stays in its box (2 mm allowed), lies in the region its rule allows (95 % of the voxels), has the size asked for
+(every extent within 25 % or one voxel) and is one piece. Of the images: the share of fluid-like lesions of 0 to 25 HU,
+and the step at the mask's edge against the steps at the borders of real organs. Then same-seed pairs: heterogeneous
+against homogeneous, ill-defined against well-defined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from LesionDiffusionLib import meters
+from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.case import Case
+from LesionDiffusionLib.devices import resolve_device
+from LesionDiffusionLib.errors import PlacementError
+from LesionDiffusionLib.geometry import Box
+from LesionDiffusionLib.labels import OrganMap, organ_map
+from LesionDiffusionLib.lesion_types import all_lesion_types, draw_report
+from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.phantom import make_phantom
+from LesionDiffusionLib.placement import Site, allowed_region
+from LesionDiffusionLib.planning import Wish
+from LesionDiffusionLib.report import LesionReport, region_rule
+from LesionDiffusionLib.synthesis import Settings, synthesize
+from LesionDiffusionLib.volume import Volume, align_to
+
+BOX_TOLERANCE_MM, FLUID_HU = 2.0, (0.0, 25.0)
+BORDERS = ("liver", "spleen", "right kidney", "left kidney", "urinary bladder")
+PAIR_OF = LesionReport(
+    lesion_type="liver cancer",
+    organ="liver",
+    lesion_location="inside organ",
+    size_mm=(30.0, 30.0, 30.0),
+    shape="round-like",
+    surface="well-defined margin",
+    density="hypodense lesion",
+    density_variations="homogeneous",
+    specific_features=(),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ct", type=Path, help="a real CT, measured beside the phantom")
+    parser.add_argument("--organs", type=Path)
+    parser.add_argument("--labels")
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--reports", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    args = parser.parse_args()
+    models = load_models(open_bundle(args.bundle), resolve_device(args.device))
+    phantom = make_phantom(np.random.default_rng(100))
+    patients = {"phantom": (phantom.ct, phantom.organs)}
+    if args.ct is not None:
+        patients[args.ct.name] = _read(args)
+    figures = {name: measure(ct, organs, models, args) for name, (ct, organs) in patients.items()}
+    figures["settings"] = {key: getattr(args, key) for key in ("bundle", "reports", "seeds", "pairs")}
+    print(json.dumps(figures, indent=2))
+    if args.out is not None:
+        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> dict:
+    """All figures of one patient."""
+    rows = []
+    for number, report in enumerate(reports(organs, args.reports)):
+        for seed in range(args.seeds):
+            try:
+                settings = Settings(1000 * number + seed)
+                case = synthesize(ct, organs, Wish(report), bundle=models, settings=settings)
+            except PlacementError as error:
+                print(f"left out: {report.describe()}: {error}", file=sys.stderr)
+                continue
+            rows.append(judge(case, organs))
+            print(report.lesion_type, rows[-1], flush=True)
+    pairs = {
+        "heterogeneous varies more": _pairs(ct, organs, models, args.pairs, "density_variations", _std_hu),
+        "ill-defined is wider": _pairs(ct, organs, models, args.pairs, "surface", _width_mm),
+    }
+    border_hu = np.median([edge_step_hu(ct, organs.mask(name)) for name in BORDERS if organs.voxel_count(name)])
+    return summary(rows) | pairs | {"median step at organ borders, HU": round(float(border_hu), 1)}
+
+
+def reports(organs: OrganMap, count: int) -> list[LesionReport]:
+    """Random reports, the lesion types in turn."""
+    present = organs.organs_present()
+    kinds = [kind for kind in all_lesion_types() if any(organ in present for organ in kind.organs)]
+    chance = np.random.default_rng(31)
+    return [draw_report(kinds[n % len(kinds)], chance, present) for n in range(count)]
+
+
+def judge(case: Case, organs: OrganMap) -> dict[str, bool | float | None]:
+    """What one case shows; None where a figure does not apply."""
+    mask, geometry, report = case.mask.array, case.mask.geometry, case.report
+    margin = tuple(int(BOX_TOLERANCE_MM / s) for s in geometry.spacing_mm)
+    organ = organs.mask(report.organ)
+    site = Site(organ, (organs.volume.array > 0) & ~organ, geometry)
+    size = next((m.fits for m in case.measurements if m.attribute == "size"), None)
+    fluid_hu = meters.median_hu(case.ct.array, meters.core(mask, geometry.spacing_mm))
+    region = allowed_region(region_rule(report), site, report.size_mm)
+    return {
+        "in its box": case.box.padded(margin).contains(Box.bounding(mask)),
+        "in its region": meters.share_inside(mask, region) >= 0.95,
+        "of its size": size,
+        "one piece": ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1,
+        "fluid-like 0 to 25 HU": FLUID_HU[0] <= fluid_hu <= FLUID_HU[1] if "fluid-like" in report.density else None,
+        "step at the edge, HU": round(edge_step_hu(case.ct, mask), 1),
+    }
+
+
+def edge_step_hu(ct: Volume, mask: np.ndarray) -> float:
+    """Median difference over the surface of ``mask`` between the next voxels inside and outside, in HU."""
+    box = Box.bounding(mask).padded(3).clipped(mask.shape)
+    inside, hu = mask[box.slices], ct.array[box.slices].astype(float)
+    steps = []
+    for axis in range(3):
+        before = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        after = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        crossing = inside[before] != inside[after]
+        steps.append(np.abs(hu[after] - hu[before])[crossing])
+    return float(np.median(np.concatenate(steps)))
+
+
+def summary(rows: list[dict]) -> dict:
+    """Shares in percent, and medians of the figures in HU, over the rows where they apply."""
+    figures = {"cases": len(rows)}
+    for name in rows[0]:
+        values = [row[name] for row in rows if row[name] is not None]
+        if name.endswith("HU") and name.startswith("step"):
+            figures[f"median {name}"] = round(float(np.median(values)), 1)
+        else:
+            figures[name] = f"{100 * np.mean(values):.1f} % of {len(values)}" if values else "none asked for"
+    return figures
+
+
+WORDS = {
+    "density_variations": ("homogeneous", "heterogeneous"),
+    "surface": ("well-defined margin", "ill-defined margin"),
+}
+
+
+def _pairs(ct: Volume, organs: OrganMap, models, count: int, field: str, meter) -> str:
+    """Share of same-seed, same-mask pairs in which the second word measures more."""
+    more = []
+    for seed in range(count):
+        values, mask = [], None
+        for word in WORDS[field]:
+            wish = Wish(dataclasses.replace(PAIR_OF, **{field: word}), mask=mask)
+            case = synthesize(ct, organs, wish, bundle=models, settings=Settings(seed))
+            mask = case.mask.array
+            values.append(meter(case))
+        more += [] if None in values else [values[1] > values[0]]
+    return f"{100 * np.mean(more):.1f} % of {len(more)}" if more else "none could be measured"
+
+
+def _std_hu(case: Case) -> float:
+    return meters.texture_std_hu(case.ct.array, case.mask.array, case.ct.geometry.spacing_mm)
+
+
+def _width_mm(case: Case) -> float | None:
+    return meters.margin_width_mm(case.ct.array, case.mask.array, case.ct.geometry.spacing_mm)
+
+
+def _read(args: argparse.Namespace) -> tuple[Volume, OrganMap]:
+    from LesionDiffusionLib.io import read_ct, read_labels
+
+    ct = read_ct(args.ct).volume
+    labels, names = read_labels(args.organs)
+    return ct, organ_map(align_to(labels, ct, "organ map"), names, args.labels)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
