@@ -10,25 +10,23 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from LesionDiffusionLib.bundle_folders import MANIFEST, installed_bundles
+from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
-from LesionDiffusionLib.resources import resource_path, user_data_dir
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.windowing import WindowRule
 
 FORMAT = 1
-MANIFEST = "bundle.json"
 
 
 @dataclass(frozen=True)
@@ -171,17 +169,6 @@ def open_bundle(name_or_folder: str | os.PathLike) -> Bundle:
     return bundle
 
 
-def installed_bundles() -> dict[str, Path]:
-    """Name -> folder of the shipped bundle and those in the user's folder."""
-    folders = [resource_path("Models"), user_bundles_dir()]
-    return {path.parent.name: path.parent for folder in folders for path in sorted(folder.glob(f"*/{MANIFEST}"))}
-
-
-def user_bundles_dir() -> Path:
-    """Where a user's own bundles live."""
-    return user_data_dir() / "bundles"
-
-
 def write_bundle(folder: Path, manifest: Manifest, tensors: Mapping[str, Mapping], texts: Mapping[str, str]) -> Bundle:
     """Write a bundle whole or not at all.
 
@@ -215,16 +202,6 @@ def write_bundle(folder: Path, manifest: Manifest, tensors: Mapping[str, Mapping
     except (OSError, SafetensorError) as error:
         raise OutputError(f"could not write the bundle {folder}: {error}; nothing was kept") from error
     return Bundle(folder, manifest)
-
-
-def delete_bundle(name: str) -> Path:
-    """Delete a bundle of the user's folder; the shipped one stays. Returns its former folder."""
-    folder = user_bundles_dir() / name
-    if not (folder / MANIFEST).is_file() or folder.parent != user_bundles_dir():
-        own = ", ".join(n for n, path in installed_bundles().items() if path.parent == user_bundles_dir()) or "none"
-        raise BundleError(f"expected one of your own bundles ({own}), got {name!r}")
-    shutil.rmtree(folder)
-    return folder
 
 
 def sha256_of(path: Path) -> str:
@@ -261,7 +238,10 @@ def _read_manifest(path: Path) -> Manifest:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise BundleError(f"expected bundle format {FORMAT} in {path}, got {found!r}; update LesionDiffusion")
-    manifest = _from_json(Manifest, data, str(path))
+    try:
+        manifest = from_json(Manifest, data, str(path))
+    except ValueError as error:
+        raise BundleError(f"{error}; install the bundle again") from error
     unsafe = [name for name in manifest.files if Path(name).name != name]
     if unsafe:
         raise BundleError(f"{path} names files outside its folder: {', '.join(unsafe)}; do not use this bundle")
@@ -271,34 +251,3 @@ def _read_manifest(path: Path) -> Manifest:
     if unhashed:
         raise BundleError(f"{path} gives no hash for {', '.join(unhashed)}; do not use this bundle")
     return manifest
-
-
-def _from_json(kind: type, data: object, where: str) -> Any:
-    """A dataclass from parsed JSON; nested dataclasses and tuples are rebuilt. Raises BundleError naming the place."""
-    if not isinstance(data, dict):
-        raise BundleError(f"expected an object at {where}, got {type(data).__name__}; install the bundle again")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
-    if set(data) - set(fields) or required - set(data):
-        wrong = ", ".join(sorted((set(data) - set(fields)) | (required - set(data))))
-        raise BundleError(f"unknown or missing entries at {where}: {wrong}; install the bundle again")
-    hints = get_type_hints(kind)
-    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()}
-    try:
-        return kind(**values)
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"impossible values at {where}: {error}; install the bundle again") from error
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _from_json(hint, value, where)
-    if isinstance(value, list):
-        return tuple(value)
-    plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
-    wanted = tuple(t for t in wanted if isinstance(t, type))
-    accepted = (*wanted, int) if float in wanted else wanted
-    if wanted and (not isinstance(value, accepted) or (isinstance(value, bool) and bool not in wanted)):
-        raise BundleError(f"expected {hint} at {where}, got {value!r:.60}; install the bundle again")
-    return value

@@ -43,8 +43,20 @@ class SettingsError(LesionDiffusionError, ValueError):
     """A setting is impossible, or the model does not support it."""
 
 
+class TrainingError(LesionDiffusionError):
+    """A training cannot start, be continued, or go on (for instance because its loss is no longer a number)."""
+
+
+class DatasetError(LesionDiffusionError):
+    """A dataset folder, a list or a prepared training set is not in the expected form."""
+
+
 class OutputError(LesionDiffusionError):
     """The output folder exists already or cannot be written."""
+
+
+class WorkerError(LesionDiffusionError):
+    """The worker process could not do a job; the message is its own."""
 
 
 class Cancelled(Exception):  # noqa: N818 - it is no error

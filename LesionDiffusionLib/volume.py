@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from LesionDiffusionLib.errors import GeometryError, VolumeError
 from LesionDiffusionLib.geometry import Box, Geometry, nearest_voxel, parallel_axes
@@ -101,6 +100,8 @@ def _nearest_on_grid(label_map: Volume, grid: Geometry) -> np.ndarray:
     """Labels at the voxel centers of ``grid``, 0 outside the map."""
     correspondence = parallel_axes(label_map.geometry, grid)
     if correspondence is None:
+        from scipy import ndimage  # here, because a window that only holds volumes should open quickly
+
         to_map = np.linalg.inv(label_map.geometry.affine_ras) @ grid.affine_ras
         return ndimage.affine_transform(
             label_map.array, to_map[:3, :3], to_map[:3, 3], grid.shape, order=0, mode="grid-constant", cval=0

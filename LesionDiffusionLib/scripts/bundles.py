@@ -6,6 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("bundles")
+
 from LesionDiffusionLib.errors import BundleError
 
 
@@ -46,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(_: argparse.Namespace) -> int:
-    from LesionDiffusionLib.bundles import installed_bundles, user_bundles_dir
+    from LesionDiffusionLib.bundle_folders import installed_bundles, user_bundles_dir
 
     for name, folder in installed_bundles().items():
         print(f"{name}\t{folder}")
@@ -81,14 +87,14 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _delete(args: argparse.Namespace) -> int:
-    from LesionDiffusionLib.bundles import delete_bundle
+    from LesionDiffusionLib.bundle_folders import delete_bundle
 
     print(f"deleted {delete_bundle(args.bundle)}")
     return 0
 
 
 def _import(args: argparse.Namespace) -> int:
-    from LesionDiffusionLib.bundles import user_bundles_dir
+    from LesionDiffusionLib.bundle_folders import user_bundles_dir
     from LesionDiffusionLib.released.importer import ImportOptions, Sources, import_released
 
     if args.name in ("", "..") or Path(args.name).name != args.name:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("demo")
 
 from LesionDiffusionLib.scripts.output import Reporter
 from LesionDiffusionLib.scripts.synthesize import add_run_arguments, load, settings_from, synthesize_and_save

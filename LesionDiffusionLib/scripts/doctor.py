@@ -8,6 +8,13 @@ import os
 import platform
 import shutil
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("doctor")
 
 from LesionDiffusionLib import __version__
 from LesionDiffusionLib.errors import LesionDiffusionError
@@ -61,7 +68,8 @@ def _devices() -> None:
 
 
 def _bundles() -> list[str]:
-    from LesionDiffusionLib.bundles import installed_bundles, open_bundle
+    from LesionDiffusionLib.bundle_folders import installed_bundles
+    from LesionDiffusionLib.bundles import open_bundle
 
     problems = []
     for name, folder in installed_bundles().items():

@@ -6,6 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("report")
+
 import numpy as np
 
 from LesionDiffusionLib.adapters.language_model import LanguageModel, write_report

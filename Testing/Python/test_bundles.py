@@ -8,8 +8,9 @@ import pytest
 import torch
 from patients import tiny_bundle
 
-from LesionDiffusionLib import bundles
-from LesionDiffusionLib.bundles import MANIFEST, delete_bundle, installed_bundles, open_bundle
+from LesionDiffusionLib import bundle_folders, bundles
+from LesionDiffusionLib.bundle_folders import MANIFEST, delete_bundle, installed_bundles
+from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.report import LesionReport
@@ -107,7 +108,7 @@ def test_weights_of_another_size_are_refused(bundle):
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles, "user_bundles_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundle_folders, "user_bundles_dir", lambda: tmp_path)
     tiny_bundle(tmp_path / "mine")
     with pytest.raises(BundleError, match=r"mine.*got 'yours'"):
         open_bundle("yours")
@@ -115,7 +116,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch):
 
 
 def test_only_own_bundles_can_be_deleted(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles, "user_bundles_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundle_folders, "user_bundles_dir", lambda: tmp_path)
     tiny_bundle(tmp_path / "mine")
     for name in ("starter", "..", "mine/..", ""):
         with pytest.raises(BundleError, match="expected one of your own bundles"):

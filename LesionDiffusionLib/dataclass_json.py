@@ -1,0 +1,41 @@
+"""Dataclasses from parsed JSON or TOML: nested ones are rebuilt, and whatever does not fit is named by its place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+Kind = TypeVar("Kind")
+
+
+def from_json(kind: type[Kind], data: object, where: str) -> Kind:
+    """``data`` as a ``kind``; lists become tuples. Raises ValueError naming the place within ``where``."""
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object at {where}, got {type(data).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    if set(data) - set(fields) or required - set(data):
+        wrong = ", ".join(sorted((set(data) - set(fields)) | (required - set(data))))
+        raise ValueError(f"unknown or missing entries at {where}: {wrong}")
+    hints = get_type_hints(kind)
+    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"impossible values at {where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, where)
+    if isinstance(value, list):
+        return tuple(value)
+    plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
+    wanted = tuple(t for t in wanted if isinstance(t, type))
+    accepted = (*wanted, int) if float in wanted else wanted
+    if wanted and (not isinstance(value, accepted) or (isinstance(value, bool) and bool not in wanted)):
+        raise ValueError(f"expected {hint} at {where}, got {value!r:.60}")
+    return value
