@@ -64,6 +64,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, codebook_size: int, z_channels: int) -> None:
         super().__init__()
+        self.codebook_weight = CODEBOOK_WEIGHT  # a training with other losses may set its own
         self.embedding = nn.Embedding(codebook_size, z_channels)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
 
@@ -75,7 +76,7 @@ class Quantizer(nn.Module):
         codebook = functional.mse_loss(codes_BDHWC, rows_BDHWC.detach())
         straight_through = rows_BDHWC + (codes_BDHWC - rows_BDHWC).detach()
         z_q = straight_through.movedim(-1, 1).to(z_BCDHW.dtype)
-        return Quantization(z_q, indices_BDHW, commitment + CODEBOOK_WEIGHT * codebook)
+        return Quantization(z_q, indices_BDHW, commitment + self.codebook_weight * codebook)
 
     @torch.no_grad()
     def nearest(self, rows_BDHWC: Tensor) -> Tensor:

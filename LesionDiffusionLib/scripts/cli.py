@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from typing import NoReturn
 
 from LesionDiffusionLib import __version__
 from LesionDiffusionLib.errors import Cancelled, LesionDiffusionError
-from LesionDiffusionLib.scripts import bundles, demo, doctor, report, synthesize
+from LesionDiffusionLib.scripts import bundles, demo, doctor, prepare, report, synthesize, train
 
-COMMANDS = (demo, synthesize, report, bundles, doctor)
+COMMANDS = (demo, synthesize, report, bundles, prepare, train, doctor)
 USER_ERROR, INTERRUPTED = 2, 130
 
 
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
     args = make_parser().parse_args(argv)
+    args.told = shlex.join(["lesiondiffusion", *(sys.argv[1:] if argv is None else argv)])  # for provenance
     previous = signal.signal(signal.SIGTERM, _interrupt)  # a polite kill cleans up like Ctrl-C
     try:
         return args.run(args) or 0

@@ -1,14 +1,24 @@
-"""One plain training loop, shared by the three networks."""
+"""One plain training loop, shared by the three networks, on any number of processes."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from LesionDiffusionLib.errors import SettingsError, TrainingError
+from LesionDiffusionLib.training import ranks
+from LesionDiffusionLib.training.checkpoint import Checkpoint
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DECAYS = ("cosine", "constant")
+FINAL_RATE = 0.02  # of the peak, at the end of the cosine
+MEMORY = 0.98  # of the running means of the losses
 
 
 @dataclass(frozen=True)
@@ -17,30 +27,85 @@ class LoopOptions:
 
     Attributes:
         steps: optimizer steps.
-        batch: samples per step.
-        learning_rate: peak; linear warm-up, then a half cosine down to 2 % of it.
+        batch: samples per step and process.
+        learning_rate: peak, after a linear warm-up.
         warmup: steps of warm-up.
+        decay: "cosine" falls to 2 % of the peak; "constant" stays.
+        betas, weight_decay: of AdamW.
         ema_decay: decay of the exponential moving average of the weights; 0 keeps none.
         clip: largest gradient norm.
+        precision: "fp32"; on a GPU also "bf16" or "fp16" (weights stay in float32).
         seed: of everything drawn during training.
-        report_every: steps between progress lines.
+        report_every, checkpoint_every, preview_every: steps between two of them; 0 for no previews.
     """
 
     steps: int
     batch: int
     learning_rate: float
     warmup: int = 100
+    decay: str = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-5
     ema_decay: float = 0.0
     clip: float = 1.0
+    precision: str = "fp32"
     seed: int = 0
     report_every: int = 100
+    checkpoint_every: int = 200
+    preview_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decay not in DECAYS or self.precision not in PRECISIONS:
+            raise SettingsError(
+                f"decay is {' or '.join(DECAYS)} and precision {', '.join(PRECISIONS)}; "
+                f"got {self.decay!r} and {self.precision!r}"
+            )
+        if min(self.steps, self.batch, self.report_every, self.checkpoint_every) < 1 or self.clip <= 0:
+            raise SettingsError(f"steps, batch, clip and the intervals are at least 1 (clip above 0), got {self}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of ``step`` (0-based)."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.learning_rate
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where a training stands: ``losses`` are running means, ``raw`` those of this very step."""
+
+    done: int
+    steps: int
+    losses: dict[str, float]
+    raw: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in self.losses.items())
+        return f"step {self.done}/{self.steps}  {shown}  {self.seconds_left / 60:.0f} min left"
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is trained.
+
+    Attributes:
+        module: everything that learns or must be remembered.
+        losses: (step, generator) -> named losses of this process's share; their sum is minimized. The generator is
+            seeded anew at every step, so that a continued training draws what an uninterrupted one would have drawn.
+        groups: parameters whose gradients are clipped together; by default all of the module.
+        preview: called with the averaged weights in place, every ``preview_every`` steps.
+    """
+
+    module: nn.Module
+    losses: Callable[[int, torch.Generator], dict[str, Tensor]]
+    groups: Sequence[Sequence[nn.Parameter]] = ()
+    preview: Callable[[int], None] | None = None
 
 
 class Ema:
@@ -61,45 +126,132 @@ class Ema:
                 self.shadow[name].copy_(value)
 
 
+class _Training:
+    """Everything that changes from step to step."""
+
+    def __init__(self, objective: Objective, options: LoopOptions) -> None:
+        self.objective, self.options = objective, options
+        self.module = objective.module.train()
+        self.groups = objective.groups or (list(self.module.parameters()),)
+        self.device = next(self.module.parameters()).device
+        if options.precision != "fp32" and self.device.type != "cuda":
+            raise SettingsError(f"precision {options.precision} needs a GPU, got {self.device}; use precision=fp32")
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group} for group in self.groups],
+            lr=options.learning_rate,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler("cuda", enabled=options.precision == "fp16")
+        self.ema = Ema(self.module, options.ema_decay) if options.ema_decay else None
+        self.means: dict[str, float] = {}
+        self.done = 0
+
+    def state(self) -> dict:
+        state = {"done": self.done, "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"scaler": self.scaler.state_dict(), "means": self.means}
+        return state if self.ema is None else state | {"ema": self.ema.shadow, "updates": self.ema.updates}
+
+    def restore(self, state: dict | None) -> None:
+        if state is None:
+            return
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.done, self.means = state["done"], state["means"]
+        if self.ema is not None:
+            self.ema.shadow, self.ema.updates = state["ema"], state["updates"]
+
+    def step(self, generator: torch.Generator) -> tuple[dict[str, float], float]:
+        """One optimizer step; returns its losses and its gradient norm. Raises FloatingPointError for NaN."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.rate_at(self.done)
+        precision = PRECISIONS[self.options.precision]
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            losses = self.objective.losses(self.done, generator)
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        raw = dict(zip(losses, ranks.mean(torch.stack([v.float() for v in losses.values()])).tolist(), strict=True))
+        if not math.isfinite(sum(raw.values())):
+            raise FloatingPointError(f"the loss became {sum(raw.values())}")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        norm = self._clipped()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.module)
+        for name, value in raw.items():
+            self.means[name] = self.means.get(name, value) * MEMORY + (1 - MEMORY) * value
+        self.done += 1
+        return raw, norm
+
+    def _clipped(self) -> float:
+        """Average the gradients over the processes and clip them; the largest norm of a group."""
+        ranks.average_gradients(self.module.parameters())
+        self.scaler.unscale_(self.optimizer)
+        norms = [nn.utils.clip_grad_norm_(group, self.options.clip) for group in self.groups]
+        norm = max(float(norm) for norm in norms)
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler leaves such a step out by itself
+            raise FloatingPointError(f"the gradient became {norm}")
+        return norm
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the current ones."""
+        if self.ema is None:
+            yield
+            return
+        current = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        self.module.load_state_dict(self.ema.shadow)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(current)
+
+    def result(self) -> dict[str, Tensor]:
+        if self.ema is not None:
+            return self.ema.shadow
+        return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+
 def optimize(
-    module: nn.Module,
-    loss_of: Callable[[int], dict[str, Tensor]],
+    objective: Objective,
     options: LoopOptions,
-    report: Callable[[str], None] = print,
+    report: Callable[[StepReport], None] = print,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Tensor]:
-    """Train ``module``; returns its (averaged) state dict.
+    """Train ``objective.module``, from its checkpoint on if there is one; returns its (averaged) state dict.
 
     Args:
-        module: everything that learns.
-        loss_of: step -> named losses; their sum is minimized.
+        objective: what is trained.
         options: see LoopOptions.
-        report: receives lines with running means and the time left.
+        report: receives where the training stands, every ``report_every`` steps.
+        checkpoint: keeps the state of an unfinished training.
 
     Raises:
-        FloatingPointError: the loss became NaN or infinite; says at which step.
+        TrainingError: loss or gradient became NaN or infinite (says at which step, and where the last good checkpoint
+            is), or the checkpoint does not fit.
+        OutputError: the checkpoint cannot be written.
     """
-    module.train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=1e-5)
-    ema = Ema(module, options.ema_decay) if options.ema_decay else None
-    means: dict[str, float] = {}
-    started = time.monotonic()
-    for step in range(options.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = options.rate_at(step)
-        losses = loss_of(step)
-        total = torch.stack([value.float() for value in losses.values()]).sum()
-        if not torch.isfinite(total):
-            raise FloatingPointError(f"the loss became {total.item()} at step {step}; lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), options.clip)
-        optimizer.step()
-        if ema is not None:
-            ema.update(module)
-        for name, value in losses.items():
-            means[name] = means.get(name, value.item()) * 0.98 + 0.02 * value.item()
-        if (step + 1) % options.report_every == 0 or step + 1 == options.steps:
-            left = (time.monotonic() - started) / (step + 1) * (options.steps - step - 1)
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            report(f"step {step + 1}/{options.steps}  {shown}  {left / 60:.0f} min left")
-    return ema.shadow if ema is not None else {name: v.detach().clone() for name, v in module.state_dict().items()}
+    training = _Training(objective, options)
+    training.restore(checkpoint.load(training.device) if checkpoint else None)
+    generator = torch.Generator()
+    started, first = time.monotonic(), training.done
+    while training.done < options.steps:
+        step = training.done
+        try:
+            raw, norm = training.step(generator.manual_seed(options.seed * 10_000_019 + step))
+        except FloatingPointError as error:
+            kept = f"; {checkpoint.last()}" if checkpoint else ""
+            raise TrainingError(f"{error} at step {step}{kept}; lower the learning rate") from error
+        done = training.done
+        if done % options.report_every == 0 or done == options.steps:
+            left = (time.monotonic() - started) / (done - first) * (options.steps - done)
+            rate = options.rate_at(step)
+            report(StepReport(done, options.steps, dict(training.means), raw, rate, norm, left))
+        if checkpoint and ranks.rank() == 0 and (done % options.checkpoint_every == 0 or done == options.steps):
+            checkpoint.save(training.state())
+        if objective.preview and options.preview_every and ranks.rank() == 0 and done % options.preview_every == 0:
+            with training.averaged(), torch.no_grad():
+                objective.preview(done)
+    return training.result()

@@ -130,19 +130,27 @@ def render_case(
         np.round(scene.ct_hu).astype(np.int16),
         np.round(lesion_hu).astype(np.int16),
         mask,
-        sample(volume.organs.volume, coarse, order=0),
-        sample(dataclasses.replace(volume.ct, array=site.organ), coarse, order=0),
-        _box_mask(box_on_grid(tight, grid, coarse), coarse.shape),
-        _occupancy(mask, grid, coarse),
+        *lmnet_windows(volume.organs.volume, site.organ, Volume(mask, grid), coarse),
     )
 
 
-def _box_mask(box: Box, shape: tuple[int, int, int]) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    mask[box.clipped(shape).slices] = True
-    return mask
+def lmnet_windows(labels: Volume, organ: np.ndarray, lesion: Volume, window: Geometry) -> tuple[np.ndarray, ...]:
+    """What LMNet learns from, on its window: organ labels, target organ, the lesion's tight box, and the lesion.
 
+    Args:
+        labels: organ map of the patient.
+        organ: bool, the target organ, on the grid of ``labels``.
+        lesion: bool, on a grid of its own or the patient's.
+        window: grid of the result.
 
-def _occupancy(mask: np.ndarray, grid: Geometry, coarse: Geometry) -> np.ndarray:
-    """Share of each coarse voxel that the lesion fills: keeps the surface finer than the voxels."""
-    return sample(Volume(mask.astype(np.float32), grid), coarse).astype(np.float16)
+    Returns:
+        Arrays (D, H, W); the lesion as float16 share of each voxel it fills: that keeps the surface finer than voxels.
+    """
+    box = np.zeros(window.shape, bool)
+    box[box_on_grid(Box.bounding(lesion.array), lesion.geometry, window).clipped(window.shape).slices] = True
+    return (
+        sample(labels, window, order=0),
+        sample(dataclasses.replace(labels, array=organ), window, order=0),
+        box,
+        sample(dataclasses.replace(lesion, array=lesion.array.astype(np.float32)), window).astype(np.float16),
+    )

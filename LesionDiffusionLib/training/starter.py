@@ -23,27 +23,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from LesionDiffusionLib import __version__
-from LesionDiffusionLib.bundles import AutoencoderSpec, LINetSpec, LMNetSpec, Manifest, TextSpec, write_bundle
-from LesionDiffusionLib.diffusion.denoiser import Denoiser
-from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
+from LesionDiffusionLib.bundles import AutoencoderSpec, Manifest, write_bundle
 from LesionDiffusionLib.labels import OrganMap, load_table
-from LesionDiffusionLib.linet import LatentCodec, LatentMask
-from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
-from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
-from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
+from LesionDiffusionLib.linet import LatentCodec
+from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.phantom import make_phantom
-from LesionDiffusionLib.sampling import SamplingOptions
+from LesionDiffusionLib.training.build import denoiser_tensors, latent_units, make_denoiser, make_vqgan, model_state
+from LesionDiffusionLib.training.bundling import FILES, linet_spec, lmnet_spec, text_spec
 from LesionDiffusionLib.training.case_store import CaseStore, save_shard
-from LesionDiffusionLib.training.loop import LoopOptions
+from LesionDiffusionLib.training.checkpoint import Checkpoint
+from LesionDiffusionLib.training.config import LINetTraining, LMNetTraining, Training, VQGANTraining
+from LesionDiffusionLib.training.loop import Objective, optimize
 from LesionDiffusionLib.training.organ_guess import guess_organs
-from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.training.presets import PRESETS
 from LesionDiffusionLib.training.rendered_case import random_case
-from LesionDiffusionLib.training.train_denoisers import train_linet, train_lmnet
-from LesionDiffusionLib.training.train_vqgan import train_vqgan
-from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
+from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
+from LesionDiffusionLib.training.train_denoisers import linet_objective, lmnet_objective
+from LesionDiffusionLib.training.train_vqgan import vqgan_objective
+from LesionDiffusionLib.training.volumes import TrainingVolume, in_v1, load_volumes
 from LesionDiffusionLib.training.windows import random_windows
 from LesionDiffusionLib.volume import Volume
-from LesionDiffusionLib.windowing import WindowRule
 
 LICENSE = "MIT; trained on a procedural phantom and on CTs under Apache-2.0 and BSD-3-Clause (see README.md)"
 
@@ -83,18 +82,11 @@ class Recipe:
     shards: int = 12
     cases_per_shard: int = 250
     real_share: int = 3  # a real CT is drawn this much more often than a phantom
-    lmnet_window: WindowRule = WindowRule((32, 32, 32), 0.75, 7.5, 16)
-    linet_window: WindowRule = WindowRule((48, 48, 48), 0.5, 5.0, 24)
-    latent_mask: LatentMask = LatentMask("mean", 1)
-    vqgan: VQGANConfig = VQGANConfig(channels=16, channel_multipliers=(1, 2, 2))
-    # Eight norm groups: by the released rule narrow layers normalize each channel alone, which removes the timestep.
-    lmnet: UNetConfig = UNetConfig(4, 1, 16, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8)
-    linet: UNetConfig = UNetConfig(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8)
-    vqgan_loop: LoopOptions = LoopOptions(steps=4000, batch=2, learning_rate=1.2e-3)
-    lmnet_loop: LoopOptions = LoopOptions(steps=2500, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=1)
-    linet_loop: LoopOptions = LoopOptions(steps=4000, batch=2, learning_rate=1e-3, ema_decay=0.998, seed=2)
-    sampling: SamplingOptions = SamplingOptions("dpmpp", 20, 2.0)
-    threshold: float = 0.5
+    lmnet_rounds: tuple[int, ...] = (1800, 2900)  # steps; each round has a learning rate schedule of its own
+    linet_shards: int = 3  # the latents of all cases would take longer to compute than LINet to train
+    vqgan: VQGANTraining = PRESETS["starter"]["vqgan"]
+    lmnet: LMNetTraining = PRESETS["starter"]["lmnet"]
+    linet: LINetTraining = PRESETS["starter"]["linet"]
 
 
 RECIPE = Recipe()
@@ -113,7 +105,7 @@ def volumes(data: Path, work: Path) -> None:
         organs = None
         if source.organs is not None:
             labels, names = read_labels(data / source.organs)
-            organs = _in_v1(organ_map(align_to(labels, ct, "organ map"), names, source.numbering))
+            organs = in_v1(organ_map(align_to(labels, ct, "organ map"), names, source.numbering))
         elif source.name not in WITHOUT_ORGANS:
             organs = OrganMap(Volume(guess_organs(ct), ct.geometry), v1)
         TrainingVolume(source.name, ct, organs, source.contrast).save(folder)
@@ -132,7 +124,7 @@ def volumes(data: Path, work: Path) -> None:
 def windows(data: Path, work: Path) -> None:
     """Healthy windows for the autoencoder."""
     chance = np.random.default_rng(5)
-    size = RECIPE.linet_window.shape[0]
+    size = RECIPE.vqgan.window.shape[0]
     seen = [v for v in load_volumes(work / "volumes") if v.name not in UNSEEN_BY_VQGAN]
     cut = random_windows(seen, RECIPE.windows, size, RECIPE.window_spacing_mm, chance)
     np.save(work / "windows.npy", cut)
@@ -140,10 +132,11 @@ def windows(data: Path, work: Path) -> None:
 
 def vqgan(data: Path, work: Path) -> None:
     """Train the autoencoder."""
-    torch.manual_seed(RECIPE.vqgan_loop.seed)
+    training = RECIPE.vqgan
     train_on = np.load(work / "windows.npy")[: RECIPE.windows]
-    model = train_vqgan(VQGAN(RECIPE.vqgan), train_on, RECIPE.vqgan_loop)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, work / "vqgan.safetensors")
+    model = make_vqgan(training).to(memory_format=torch.channels_last_3d)  # which convolves faster on a CPU
+    state = _optimized(vqgan_objective(model, train_on, training), training, work / "vqgan.checkpoint")
+    _save(model_state(state), work / "vqgan.safetensors")
 
 
 def cases(data: Path, work: Path) -> None:
@@ -159,7 +152,7 @@ def cases(data: Path, work: Path) -> None:
         generator = np.random.default_rng([11, shard])
         rendered = []
         while len(rendered) < RECIPE.cases_per_shard:
-            case = random_case(drawn_from, RECIPE.lmnet_window, RECIPE.linet_window, generator)
+            case = random_case(drawn_from, RECIPE.lmnet.window, RECIPE.linet.window, generator)
             rendered += [case] if case is not None else []
         save_shard(path.with_suffix(".part.npz"), rendered)
         path.with_suffix(".part.npz").rename(path)
@@ -167,11 +160,11 @@ def cases(data: Path, work: Path) -> None:
 
 
 def latents(data: Path, work: Path) -> None:
-    """Latents of all cases, normalized, and the statistics that normalize them."""
-    model = VQGAN(RECIPE.vqgan)
+    """Latents of LINet's cases, normalized, and the statistics that normalize them."""
+    model = VQGAN(RECIPE.vqgan.network)
     model.load_state_dict(load_file(work / "vqgan.safetensors"))
-    plain = LatentCodec(model.eval(), torch.zeros(RECIPE.vqgan.z_channels), torch.ones(RECIPE.vqgan.z_channels))
-    store = CaseStore(work / "cases")
+    plain = LatentCodec(model.eval(), *latent_units(model))
+    store = CaseStore(work / "cases", RECIPE.linet_shards)
     encoded = {}
     for name in ("healthy_hu", "lesion_hu"):
         encoded[name] = np.concatenate([plain.encode(window[None]).numpy() for window in store.array(name)])
@@ -184,17 +177,24 @@ def latents(data: Path, work: Path) -> None:
 
 def lmnet(data: Path, work: Path) -> None:
     """Train LMNet."""
-    denoiser, text = _networks(RECIPE.lmnet, RECIPE.lmnet_loop)
-    state = train_lmnet(denoiser, text, CaseStore(work / "cases"), RECIPE.lmnet_loop)
-    _save_denoiser(state, denoiser, work / "lmnet.safetensors")
+    denoiser, text = make_denoiser(RECIPE.lmnet)
+    objective = lmnet_objective(denoiser, text, RenderedMasks(CaseStore(work / "cases")), RECIPE.lmnet)
+    for steps in RECIPE.lmnet_rounds:
+        loop = dataclasses.replace(RECIPE.lmnet.loop, steps=steps)
+        state = optimize(objective, loop, checkpoint=Checkpoint(work / "lmnet.checkpoint"))
+    _save(denoiser_tensors(state, denoiser), work / "lmnet.safetensors")
 
 
 def linet(data: Path, work: Path) -> None:
     """Train LINet."""
-    denoiser, text = _networks(RECIPE.linet, RECIPE.linet_loop)
-    z = tuple(np.load(work / f"latents_{name}.npy") for name in ("healthy_hu", "lesion_hu"))
-    state = train_linet(denoiser, text, z, CaseStore(work / "cases"), RECIPE.latent_mask, RECIPE.linet_loop)
-    _save_denoiser(state, denoiser, work / "linet.safetensors")
+    training = RECIPE.linet
+    denoiser, text = make_denoiser(training)
+    denoiser.backbone.to(memory_format=torch.channels_last_3d)
+    z = (np.load(work / f"latents_{name}.npy") for name in ("healthy_hu", "lesion_hu"))
+    source = RenderedImages(CaseStore(work / "cases", RECIPE.linet_shards), *z)
+    objective = linet_objective(denoiser, text, source, training)
+    state = _optimized(objective, training, work / "linet.checkpoint")
+    _save(denoiser_tensors(state, denoiser), work / "linet.safetensors")
 
 
 def bundle(data: Path, work: Path) -> None:
@@ -206,15 +206,11 @@ def bundle(data: Path, work: Path) -> None:
         title="Small networks trained on procedurally rendered lesions, for trying the software and for tests",
         license=LICENSE,
         autoencoder=AutoencoderSpec(
-            "vqgan.safetensors", RECIPE.vqgan, tuple(statistics["shift"]), tuple(statistics["scale"])
+            FILES["vqgan"], RECIPE.vqgan.network, tuple(statistics["shift"]), tuple(statistics["scale"])
         ),
-        lmnet=LMNetSpec(
-            "lmnet.safetensors", RECIPE.lmnet, "v", RECIPE.lmnet_window, RECIPE.sampling, True, RECIPE.threshold
-        ),
-        linet=LINetSpec(
-            "linet.safetensors", RECIPE.linet, "v", RECIPE.linet_window, RECIPE.sampling, True, RECIPE.latent_mask
-        ),
-        text=TextSpec("vocabulary", "report", tuple(vocabulary_phrases())),
+        lmnet=lmnet_spec(RECIPE.lmnet),
+        linet=linet_spec(RECIPE.linet),
+        text=text_spec(RECIPE.lmnet.text),
         files={},
         made_by={
             "command": "python -m LesionDiffusionLib.training.starter all",
@@ -226,7 +222,8 @@ def bundle(data: Path, work: Path) -> None:
     )
     names = (manifest.autoencoder.file, manifest.lmnet.file, manifest.linet.file)
     tensors = {name: {k: _halved(k, v) for k, v in load_file(work / name).items()} for name in names}
-    write_bundle(work / "starter", manifest, tensors, {"README.md": model_card(manifest, tensors)})
+    card = model_card(manifest, tensors) + measured(work)
+    write_bundle(work / "starter", manifest, tensors, {"README.md": card})
     print(f"bundle in {work / 'starter'}")
 
 
@@ -234,7 +231,7 @@ def model_card(manifest: Manifest, tensors: dict[str, dict]) -> str:
     """The card, written from the same data that made the weights."""
     sizes = "\n".join(f"| {name} | {sum(t.numel() for t in content.values()):,} |" for name, content in tensors.items())
     sources = "\n".join(f"- {source.ct}: {source.origin}" for source in SOURCES)
-    loops = {"VQ-GAN": RECIPE.vqgan_loop, "LMNet": RECIPE.lmnet_loop, "LINet": RECIPE.linet_loop}
+    loops = {"VQ-GAN": RECIPE.vqgan.loop, "LMNet": RECIPE.lmnet.loop, "LINet": RECIPE.linet.loop}
     training = "\n".join(
         f"| {name} | {loop.steps} | {loop.batch} | {loop.learning_rate:g} | {loop.seed} |"
         for name, loop in loops.items()
@@ -260,7 +257,9 @@ Lesions up to {largest} mm; the window's voxels scale with the lesion.
 
 {sources}
 
-{RECIPE.shards * RECIPE.cases_per_shard} rendered cases, {RECIPE.windows} healthy windows.
+{RECIPE.shards * RECIPE.cases_per_shard} rendered cases, {RECIPE.windows} healthy windows. These weights come from
+phantoms and cases of an earlier state of the generators: the same commands give data of the same kind, not of the same
+bits.
 
 ## Training
 
@@ -270,8 +269,17 @@ Lesions up to {largest} mm; the window's voxels scale with the lesion.
 |---|---|---|---|---|
 {training}
 
-The VQ-GAN was trained with reconstruction and codebook losses only (no adversarial, no perceptual term).
+The VQ-GAN was trained with reconstruction and codebook losses only (no adversarial, no perceptual term). LMNet was
+trained in rounds of {" and ".join(map(str, RECIPE.lmnet_rounds))} steps in all, each with a learning rate schedule of
+its own; LINet saw the first {RECIPE.linet_shards * RECIPE.cases_per_shard} cases, cut from windows of 48 voxels.
 """
+
+
+def measured(work: Path) -> str:
+    """The card's last section: what the scripts in Testing wrote to ``work/measured`` (--out NAME.json)."""
+    files = sorted((work / "measured").glob("*.json"))
+    told = [f"`Testing/{path.stem}.py`:\n\n```json\n{path.read_text().strip()}\n```\n" for path in files]
+    return "\n".join(["\n## Measured\n", *told]) if told else ""
 
 
 STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, latents, lmnet, linet, bundle)}
@@ -293,26 +301,17 @@ def main() -> None:
         print(f"{name} took {(time.time() - started) / 60:.1f} min on {platform.machine()}", flush=True)
 
 
-def _networks(config: UNetConfig, loop: LoopOptions) -> tuple[Denoiser, VocabularyEncoder]:
-    torch.manual_seed(loop.seed)
-    text = VocabularyEncoder(vocabulary_phrases(), config.context_dim)
-    return Denoiser(UNet3D(config), NoiseSchedule.cosine(), "v"), text
+def _optimized(objective: Objective, training: Training, checkpoint: Path) -> dict[str, torch.Tensor]:
+    return optimize(objective, training.loop, checkpoint=Checkpoint(checkpoint, dataclasses.asdict(training)))
 
 
-def _save_denoiser(state: dict, denoiser: Denoiser, path: Path) -> None:
-    tensors = {**state, "alphas_cumprod": denoiser.schedule.alphas_cumprod}
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
 def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
     """Weights in half precision, which nobody sees in the result; schedule and codebook stay as they are."""
     return value if name == "alphas_cumprod" or name.startswith("quantize.") else value.half()
-
-
-def _in_v1(organs: OrganMap) -> OrganMap:
-    """The same map in TotalSegmentator v1 numbers; structures v1 does not know become background."""
-    labels = organs.numbers_in("totalseg_v1").astype(np.uint8)[organs.volume.array]
-    return OrganMap(Volume(labels, organs.volume.geometry), load_table("totalseg_v1"))
 
 
 def _made(folder: Path) -> Path:

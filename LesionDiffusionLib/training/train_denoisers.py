@@ -1,104 +1,141 @@
-"""Training LMNet and LINet on rendered cases, each together with its own vocabulary encoder."""
+"""What LMNet and LINet minimize: the losses of the papers, of the released code, and ours, each by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
-from LesionDiffusionLib.diffusion.losses import box_weighted_l2
-from LesionDiffusionLib.linet import LatentMask
-from LesionDiffusionLib.lmnet import condition_maps
-from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
-from LesionDiffusionLib.training.case_store import CaseStore
-from LesionDiffusionLib.training.loop import LoopOptions, optimize
+from LesionDiffusionLib.diffusion.losses import (
+    box_l1,
+    box_weighted_l2,
+    dice_loss,
+    released_masked_l1,
+    released_weighted_l2,
+    tight_box,
+)
+from LesionDiffusionLib.networks.text_tower import TextEncoder
+from LesionDiffusionLib.training import ranks
+from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, TextOptions
+from LesionDiffusionLib.training.loop import Objective
+from LesionDiffusionLib.training.mirroring import mirrored_words
+from LesionDiffusionLib.training.sources import ImageBatch, MaskBatch, Source
 
-DROP_ALL, DROP_EACH = (
-    0.1,
-    0.1,
-)  # shares of texts left out: whole ones for guidance, single attributes for partial reports
-GAMMA = 0.05  # paper equation 2 uses 0.001: with a short training the region outside the box would stay untrained
+BALANCED_SCALE = 0.1  # brings the balanced loss to the size of the others
 
 
-def drop_attributes(strings: list[str], generator: torch.Generator) -> list[str]:
+class Draw(NamedTuple):
+    """This process's share of what chance decides in one step."""
+
+    batch: tuple[Tensor, ...]
+    t: Tensor
+    noise: Tensor
+    strings: list[list[str]]
+
+
+def draw(source: Source, training: DenoiserTraining, num_train_steps: int, generator: torch.Generator) -> Draw:
+    """Examples, timesteps, noise and texts of one step.
+
+    Every process draws for all of them, so that the result does not depend on their number.
+    """
+    total = training.loop.batch * ranks.world_size()
+    picks = torch.randint(len(source), (total,), generator=generator).tolist()
+    t = torch.randint(num_train_steps, (total,), generator=generator)
+    noise = torch.randn((total, *source.shape), generator=generator)
+    flips = [False] * total
+    if training.flip:
+        wanted = (torch.rand(total, generator=generator) < 0.5).tolist()
+        flips = [flip and source.can_mirror(n) for n, flip in zip(picks, wanted, strict=True)]
+    strings = [
+        drop_attributes(_sided(source.strings(n), flip), training.text, generator)
+        for n, flip in zip(picks, flips, strict=True)
+    ]
+    longest = max(map(len, strings))
+    padded = [[*texts, *[""] * (longest - len(texts))] for texts in strings]
+    own = ranks.share(total)
+    return Draw(source(picks[own], flips[own]), t[own], noise[own], padded[own])
+
+
+def drop_attributes(strings: list[str], text: TextOptions, generator: torch.Generator) -> list[str]:
     """The strings that survive attribute dropout; always at least the empty text."""
-    if torch.rand(1, generator=generator) < DROP_ALL:
+    if torch.rand(1, generator=generator) < text.drop_all:
         return [""]
-    return [s for s in strings if torch.rand(1, generator=generator) >= DROP_EACH] or [""]
+    return [s for s in strings if torch.rand(1, generator=generator) >= text.drop_each] or [""]
 
 
-def train_lmnet(
-    denoiser: Denoiser, text: VocabularyEncoder, cases: CaseStore, options: LoopOptions, report: Callable = print
-) -> dict[str, Tensor]:
-    """Train LMNet's backbone with its text encoder; returns the averaged state dict ("unet.*", "text.*").
+def lmnet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, training: LMNetTraining) -> Objective:
+    """LMNet's backbone and, where it learns, its text encoder ("unet.*", "text.*")."""
+    device = _device(denoiser)
 
-    Loss: paper equation 2 on the denoiser's own target.
-    """
-    labels, organ, box, mask = (cases.array(f"lmnet_{name}") for name in ("labels", "organ", "box", "mask"))
-    strings = cases.strings("mask")
-    generator = torch.Generator().manual_seed(options.seed)
+    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = draw(source, training, denoiser.schedule.num_train_steps, generator)
+        maps, m_0, noise = (part.to(device) for part in (*MaskBatch(*drawn.batch), drawn.noise))
+        m_t = denoiser.schedule.add_noise(m_0, noise, drawn.t)
+        condition = Condition(context_of(text, drawn.strings, device), maps)
+        output = denoiser.backbone_output(m_t, drawn.t, condition).float()
+        target, box = denoiser.target(m_0, noise, drawn.t), maps[:, 2:3]
+        return {"lmnet": lmnet_loss(output, target, box, training)}
 
-    def losses(step: int) -> dict[str, Tensor]:
-        picks = torch.randint(len(cases), (options.batch,), generator=generator).tolist()
-        maps = torch.cat([condition_maps(labels[n], organ[n], box[n]) for n in picks])
-        m_0 = torch.from_numpy(mask[picks].astype(np.float32))[:, None]
-        t = torch.randint(denoiser.schedule.num_train_steps, (options.batch,), generator=generator)
-        noise = torch.randn(m_0.shape, generator=generator)
-        context = text.encode_batch([drop_attributes(strings[n], generator) for n in picks])
-        output = denoiser.backbone_output(denoiser.schedule.add_noise(m_0, noise, t), t, Condition(context, maps))
-        inside = maps[:, 2:3]
-        share = inside.mean(dim=(1, 2, 3, 4), keepdim=True)  # so that a small lesion counts as much as a large one
-        return {"lmnet": 0.1 * box_weighted_l2(output, denoiser.target(m_0, noise, t), inside / share, GAMMA)}
-
-    return optimize(_together(denoiser.backbone, text), losses, options, report)
+    return Objective(trainable(denoiser, text), losses)
 
 
-def train_linet(
-    denoiser: Denoiser,
-    text: VocabularyEncoder,
-    latents: tuple[np.ndarray, np.ndarray],
-    cases: CaseStore,
-    latent_mask: LatentMask,
-    options: LoopOptions,
-    report: Callable = print,
-) -> dict[str, Tensor]:
-    """Train LINet's backbone with its text encoder; returns the averaged state dict ("unet.*", "text.*").
-
-    Args:
-        denoiser: of 5 input channels.
-        text: its encoder.
-        latents: float16 (N, C, d, h, w) of the healthy windows and of the same windows with a lesion.
-        cases: masks and texts.
-        latent_mask: as at inference.
-        options: see LoopOptions.
-        report: receives progress lines.
-
-    The known surroundings are those of the healthy window, as at inference; with the lesion image's own latents
-    (paper equation 4) the network could read the lesion's density off its blurred rim and ignore the text.
-    """
-    healthy, lesion = latents
-    masks, strings = cases.array("mask"), cases.strings("image")
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def losses(step: int) -> dict[str, Tensor]:
-        picks = torch.randint(len(cases), (options.batch,), generator=generator).tolist()
-        known, z_0 = (torch.from_numpy(part[picks].astype(np.float32)) for part in (healthy, lesion))
-        mask = torch.from_numpy(masks[picks].astype(np.float32))[:, None]
-        region = latent_mask.region(mask)
-        t = torch.randint(denoiser.schedule.num_train_steps, (options.batch,), generator=generator)
-        noise = torch.randn(z_0.shape, generator=generator)
-        z_t = region * denoiser.schedule.add_noise(z_0, noise, t) + (1 - region) * known
-        context = text.encode_batch([drop_attributes(strings[n], generator) for n in picks])
-        output = denoiser.backbone_output(z_t, t, Condition(context, latent_mask.channel(mask)))
-        error = (output[:, : z_0.shape[1]] - denoiser.target(z_0, noise, t)).square() * region
-        per_case = error.sum(dim=(1, 2, 3, 4)) / (region.sum(dim=(1, 2, 3, 4)) * z_0.shape[1])
-        return {"linet": per_case.mean()}
-
-    return optimize(_together(denoiser.backbone, text), losses, options, report)
+def lmnet_loss(output: Tensor, target: Tensor, box: Tensor, training: LMNetTraining) -> Tensor:
+    """The loss of the training's choice, see `LMNetTraining`."""
+    if training.loss == "paper":
+        return box_weighted_l2(output, target, box, training.gamma)
+    if training.loss == "released":
+        return released_weighted_l2(output, target, box)
+    share = box.mean(dim=(1, 2, 3, 4), keepdim=True)
+    return BALANCED_SCALE * box_weighted_l2(output, target, box / share, training.gamma)
 
 
-def _together(unet: nn.Module, text: nn.Module) -> nn.ModuleDict:
-    return nn.ModuleDict({"unet": unet, "text": text})
+def linet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, training: LINetTraining) -> Objective:
+    """LINet's backbone and, where it learns, its text encoder ("unet.*", "text.*")."""
+    device = _device(denoiser)
+
+    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = draw(source, training, denoiser.schedule.num_train_steps, generator)
+        known, z_0, mask, noise = (part.to(device) for part in (*ImageBatch(*drawn.batch), drawn.noise))
+        region = training.latent_mask.region(mask)
+        z_t = region * denoiser.schedule.add_noise(z_0, noise, drawn.t) + (1 - region) * known
+        condition = Condition(context_of(text, drawn.strings, device), training.latent_mask.channel(mask))
+        output = denoiser.backbone_output(z_t, drawn.t, condition).float()
+        return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training)
+
+    return Objective(trainable(denoiser, text), losses)
+
+
+def linet_losses(output: Tensor, target: Tensor, region: Tensor, training: LINetTraining) -> dict[str, Tensor]:
+    """The losses of the training's choice, see `LINetTraining`; ``region`` (B, 1, d, h, w) holds what is generated."""
+    channels = target.shape[1]
+    predicted = output[:, :channels]
+    if training.loss == "paper":
+        return {"linet": box_l1(predicted, target, tight_box(region))}
+    if training.loss == "released":
+        return {
+            "linet": released_masked_l1(predicted, target, region),
+            "dice": dice_loss(output[:, channels:], region),
+        }
+    error = (predicted - target).square() * region
+    return {"linet": (error.sum(dim=(1, 2, 3, 4)) / (region.sum(dim=(1, 2, 3, 4)) * channels)).mean()}
+
+
+def context_of(text: TextEncoder, string_lists: list[list[str]], device: torch.device) -> Tensor:
+    """Context (B, N, C) of lists of N strings each."""
+    return torch.stack([text.encode(strings) for strings in string_lists]).to(device)
+
+
+def trainable(denoiser: Denoiser, text: TextEncoder) -> nn.ModuleDict:
+    """What learns: the backbone, and a text encoder that is a module (a language model stays frozen)."""
+    parts = {"unet": denoiser.backbone}
+    return nn.ModuleDict(parts | ({"text": text} if isinstance(text, nn.Module) else {}))
+
+
+def _sided(strings: list[str], flip: bool) -> list[str]:
+    return [mirrored_words(string) for string in strings] if flip else strings
+
+
+def _device(denoiser: Denoiser) -> torch.device:
+    return next(denoiser.backbone.parameters()).device

@@ -48,3 +48,9 @@ class TrainingVolume:
 def load_volumes(folder: Path) -> list[TrainingVolume]:
     """All volumes of a folder, in the order of their names (so that a seed means the same everywhere)."""
     return [TrainingVolume.load(path) for path in sorted(folder.glob("*.npz"))]
+
+
+def in_v1(organs: OrganMap) -> OrganMap:
+    """The same map in TotalSegmentator v1 numbers; structures v1 does not know become background."""
+    labels = organs.numbers_in("totalseg_v1").astype(np.uint8)[organs.volume.array]
+    return OrganMap(Volume(labels, organs.volume.geometry), load_table("totalseg_v1"))

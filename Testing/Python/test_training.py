@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from patients import LINET_WINDOW, LMNET_WINDOW, make_patient, tiny_manifest
-from torch import nn
 
-from LesionDiffusionLib.diffusion.denoiser import Denoiser
-from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.geometry import Box
-from LesionDiffusionLib.linet import LatentMask
-from LesionDiffusionLib.networks.unet import UNet3D
-from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
+from LesionDiffusionLib.training.build import make_denoiser, make_vqgan, model_state
 from LesionDiffusionLib.training.case_store import CaseStore, save_shard
-from LesionDiffusionLib.training.loop import Ema, LoopOptions, optimize
-from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.training.config import TextOptions, VQGANLosses
+from LesionDiffusionLib.training.loop import LoopOptions, optimize
+from LesionDiffusionLib.training.presets import PRESETS
 from LesionDiffusionLib.training.rendered_case import random_case
-from LesionDiffusionLib.training.train_denoisers import drop_attributes, train_linet, train_lmnet
-from LesionDiffusionLib.training.train_vqgan import revive_codes, start_codebook, train_vqgan
+from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
+from LesionDiffusionLib.training.train_denoisers import drop_attributes, linet_objective, lmnet_objective
+from LesionDiffusionLib.training.train_vqgan import revive_codes, start_codebook, vqgan_objective
 from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
 from LesionDiffusionLib.training.windows import random_windows
-
-
-def silent(_: str) -> None:
-    """A report that goes nowhere."""
 
 
 @pytest.fixture(scope="module")
@@ -90,48 +83,38 @@ def test_windows_are_cut_from_the_body(volume, generator):
     assert (windows > -300).mean() > 0.5
 
 
-def test_learning_rate_warms_up_and_falls():
-    options = LoopOptions(steps=1000, batch=1, learning_rate=1e-3, warmup=100)
-    rates = [options.rate_at(step) for step in range(1000)]
-    assert rates[0] == pytest.approx(1e-5)
-    assert max(rates) == pytest.approx(1e-3)
-    assert np.all(np.diff(rates[100:]) < 0)
-    assert rates[-1] < 3e-5
-
-
-def test_ema_follows_the_closed_form():
-    layer = nn.Linear(1, 1, bias=False)
-    layer.weight.data.fill_(0.0)
-    ema = Ema(layer, decay=0.9)
-    layer.weight.data.fill_(1.0)
-    wanted = 0.0
-    for n in range(1, 40):
-        ema.update(layer)
-        factor = min(0.9, (1 + n) / (10 + n))
-        wanted = factor * wanted + (1 - factor)
-        assert ema.shadow["weight"].item() == pytest.approx(wanted, abs=1e-6)
-
-
-def test_the_loop_minimizes_and_names_a_broken_loss():
-    layer = nn.Linear(1, 1)
-    x, y = torch.linspace(-1, 1, 32)[:, None], torch.linspace(-1, 1, 32)[:, None] * 3 + 1
-    options = LoopOptions(steps=400, batch=1, learning_rate=0.05, warmup=5, clip=10)
-    state = optimize(layer, lambda _: {"fit": (layer(x) - y).square().mean()}, options, silent)
-    assert state["weight"].item() == pytest.approx(3, abs=0.05)
-    assert state["bias"].item() == pytest.approx(1, abs=0.05)
-    with pytest.raises(FloatingPointError, match="became nan at step 0"):
-        optimize(layer, lambda _: {"fit": layer.weight.sum() * math.nan}, options, silent)
+def tiny_vqgan_training(**changes):
+    starter = PRESETS["starter"]["vqgan"]
+    loop = LoopOptions(steps=12, batch=1, learning_rate=2e-3, warmup=5, report_every=1)
+    network, window = tiny_manifest().autoencoder.config, dataclasses.replace(LINET_WINDOW, shape=(32, 32, 32))
+    return dataclasses.replace(starter, network=network, window=window, loop=loop, crop=16, **changes)
 
 
 def test_vqgan_learns_and_uses_its_codebook(volume, generator):
-    torch.manual_seed(0)
     windows = random_windows([volume], 12, 32, (2.0, 3.0), generator)
-    model = VQGAN(tiny_manifest().autoencoder.config)
-    seen = []
-    options = LoopOptions(steps=12, batch=1, learning_rate=2e-3, warmup=5)
-    trained = train_vqgan(model, windows, options, seen.append)
-    assert not trained.training
-    assert len(seen) == 1
+    training = tiny_vqgan_training()
+    model, seen = make_vqgan(training), []
+    state = model_state(optimize(vqgan_objective(model, windows, training), training.loop, seen.append))
+    assert set(state) == set(VQGAN(training.network).state_dict())
+    assert seen[-1].losses["l1"] < seen[0].losses["l1"]
+    assert "latent" in seen[5].raw
+    assert "codebook" in seen[6].raw, "quantized from the half on"
+
+
+@pytest.mark.parametrize("adversarial", ["log", "hinge"])
+def test_judges_and_autoencoder_learn_against_each_other(volume, generator, adversarial):
+    windows = random_windows([volume], 4, 32, (2.0, 3.0), generator)
+    losses = VQGANLosses(1.0, 0.0, adversarial=adversarial, adversarial_from=2, slices=True, discriminator_norm="group")
+    training = tiny_vqgan_training(losses=losses, codebook_start="uniform")
+    training = dataclasses.replace(training, loop=dataclasses.replace(training.loop, steps=4))
+    objective, seen = vqgan_objective(make_vqgan(training), windows, training), []
+    before = {name: value.clone() for name, value in objective.module.state_dict().items()}
+    after = optimize(objective, training.loop, seen.append)
+    assert "judges" not in seen[1].raw
+    assert {"l1", "codebook", "adversarial", "judges"} == set(seen[2].raw)
+    assert [len(group) > 0 for group in objective.groups] == [True, True]
+    moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"model", "judges"}
 
 
 def test_codebook_start_and_revival_put_codes_where_latents_are(volume, generator):
@@ -155,37 +138,32 @@ def test_codebook_start_and_revival_put_codes_where_latents_are(volume, generato
 def test_attribute_dropout_keeps_order_and_sometimes_drops_all():
     generator = torch.Generator().manual_seed(0)
     strings = ["a", "b", "c", "d"]
-    drawn = [drop_attributes(strings, generator) for _ in range(600)]
+    drawn = [drop_attributes(strings, TextOptions(), generator) for _ in range(600)]
     assert all(kept == [""] or kept == [s for s in strings if s in kept] for kept in drawn)
     assert 0.05 < np.mean([kept == [""] for kept in drawn]) < 0.16
     assert 0.75 < np.mean(["a" in kept for kept in drawn]) < 0.87
 
 
-def small(spec):
-    torch.manual_seed(0)
-    text = VocabularyEncoder(vocabulary_phrases(), spec.unet.context_dim)
-    return Denoiser(UNet3D(spec.unet), NoiseSchedule.cosine(), "v"), text
-
-
-def last_loss(lines: list[str], name: str) -> float:
-    return float(lines[-1].split(name)[1].split()[0])
+def tiny_training(network: str, **changes):
+    unet = getattr(tiny_manifest(), network).unet
+    return dataclasses.replace(PRESETS["starter"][network], network=unet, **changes)
 
 
 @pytest.mark.parametrize("network", ["lmnet", "linet"])
 def test_learning_beats_not_learning_on_the_same_draws(store, network):
     """The same seed draws the same cases, timesteps and noise; only the learning rate differs."""
-    latents = tuple(np.full((8, 4, 12, 12, 12), value, np.float16) for value in (0.0, 2.0))
+    latents = (np.full((8, 4, 12, 12, 12), value, np.float16) for value in (0.0, 2.0))
+    source = RenderedMasks(store) if network == "lmnet" else RenderedImages(store, *latents)
+    objective_of = {"lmnet": lmnet_objective, "linet": linet_objective}[network]
     found = {}
     for rate in (0.0, 3e-3):
-        denoiser, text = small(getattr(tiny_manifest(), network))
+        loop = LoopOptions(24 if network == "lmnet" else 16, 2, rate, warmup=4, ema_decay=0.9)
+        training = tiny_training(network, loop=loop, prediction="v")
+        denoiser, text = make_denoiser(training)
         before = text.embedding.weight.detach().clone()
-        lines: list[str] = []
-        options = LoopOptions(60 if network == "lmnet" else 20, 2, rate, warmup=4, ema_decay=0.9)
-        if network == "lmnet":
-            state = train_lmnet(denoiser, text, store, options, lines.append)
-        else:
-            state = train_linet(denoiser, text, latents, store, LatentMask("mean", 1), options, lines.append)
-        found[rate] = last_loss(lines, network)
+        seen = []
+        state = optimize(objective_of(denoiser, text, source, training), loop, seen.append)
+        found[rate] = seen[-1].losses[network]
         assert {name.split(".")[0] for name in state} == {"unet", "text"}
         assert torch.equal(before, text.embedding.weight) == (rate == 0), "the text learns with its network"
     assert found[3e-3] < found[0.0]

@@ -1,0 +1,34 @@
+"""TotalSegmentator, where it is installed, as the maker of organ maps. It runs as a program of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from LesionDiffusionLib.errors import DatasetError
+
+PROGRAM = "TotalSegmentator"
+
+
+def segment_organs(ct: Path, out: Path, device: str = "gpu", fast: bool = False) -> Path:
+    """Write the organ map of a CT file to ``out`` (.nii.gz) and return it; version 2 names its numbers in the header.
+
+    Raises:
+        DatasetError: TotalSegmentator is not installed, failed, or wrote nothing.
+    """
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise DatasetError(
+            f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"
+        )
+    partial = out.with_name("part-" + out.name)
+    command = [program, "-i", str(ct), "-o", str(partial), "--ml", "--device", device, *(["--fast"] if fast else [])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode or not partial.is_file():
+        last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
+        partial.unlink(missing_ok=True)
+        raise DatasetError(f"{PROGRAM} made no organ map of {ct} (exit code {result.returncode}): {last:.200}")
+    os.replace(partial, out)
+    return out

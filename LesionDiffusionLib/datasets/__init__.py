@@ -1,0 +1,1 @@
+"""Datasets: public folder layouts and lists, turned into prepared training cases."""

@@ -1,0 +1,121 @@
+"""A report measured from a segmented lesion, for data nobody has described: what the meters can tell, and no more.
+
+The limits are those of `fit`, so that a lesion made from such a report is judged by the ruler it was described with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from LesionDiffusionLib import meters
+from LesionDiffusionLib.fit import (
+    BLURRED_MARGIN_MM,
+    DENSITY_STEP_HU,
+    FLUID_HU,
+    GROUND_GLASS_HU,
+    HETEROGENEOUS_STD_HU,
+    ROUND_SPHERICITY,
+    STONE_ABOVE_HU,
+    Finding,
+)
+from LesionDiffusionLib.geometry import axes_to_size
+from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.vocabulary import vocabulary
+
+LEAST_VOXELS = 50  # below them shape and texture are those of the voxel grid
+EXPOSED_SHARE = 0.1  # of the lesion's surface: more on the organ's outside means a lesion of its margin
+PUNCTATE_MM = 8.0
+CLOSE_MM = 2.0  # to another organ
+ENHANCED_AORTA_HU, PLAIN_AORTA_HU = 110.0, 75.0
+
+
+def measured_report(
+    finding: Finding, organ: str, others: np.ndarray | None = None, has_ct: bool = True
+) -> LesionReport:
+    """The report of a lesion.
+
+    Args:
+        finding: ``organ`` is the target organ with the lesion in it; without a CT its ``ct_hu`` is not looked at.
+        organ: canonical name of the target organ.
+        others: bool, other organs; None where nobody knows them.
+        has_ct: whether densities can be measured.
+
+    Returns:
+        What is measured: size, location, shape, relationship, and with a CT density, its variations and the margin.
+        What cannot be told stays None.
+    """
+    mask, spacing_mm = finding.mask, finding.spacing_mm
+    stated = {
+        "organ": organ,
+        "organ_type": vocabulary().organ(organ).organ_type,
+        "size_mm": axes_to_size(finding.geometry, meters.extents_mm(mask, spacing_mm)),
+        "lesion_location": _location(mask, finding.organ),
+        "shape": _shape(mask, spacing_mm),
+    }
+    if others is not None:
+        stated["relationship"] = _relationship(mask, others, spacing_mm)
+    if has_ct:
+        stated |= _image_attributes(finding, lung="lung" in organ)
+    return LesionReport(**stated)
+
+
+def enhancement_of(aorta_hu: float | None) -> str | None:
+    """Whether contrast was given, by the aorta's median; None where it is not clear or not seen."""
+    if aorta_hu is None or PLAIN_AORTA_HU < aorta_hu < ENHANCED_AORTA_HU:
+        return None
+    return "enhanced CT" if aorta_hu >= ENHANCED_AORTA_HU else "non-contrast CT"
+
+
+def _location(mask: np.ndarray, organ: np.ndarray) -> str:
+    """At the margin where the lesion's own surface is part of the organ's outside."""
+    padded, around = np.pad(mask, 1), ndimage.binary_dilation(np.pad(mask, 1))
+    shell = around & ~padded
+    outside = shell & ~np.pad(organ, 1)
+    return "organ margin" if outside.sum() > EXPOSED_SHARE * shell.sum() else "inside organ"
+
+
+def _shape(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
+    if max(meters.extents_mm(mask, spacing_mm)) <= PUNCTATE_MM:
+        return "punctate"
+    if mask.sum() < LEAST_VOXELS:
+        return None
+    return "round-like" if meters.sphericity(mask, spacing_mm) >= ROUND_SPHERICITY else "irregular"
+
+
+def _relationship(mask: np.ndarray, others: np.ndarray, spacing_mm: tuple[float, float, float]) -> str:
+    near = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= CLOSE_MM + 0.5 * max(spacing_mm)
+    close = bool((near & others & ~mask).any())
+    return "close relationship with adjacent organs" if close else "no close relationship with surrounding organs"
+
+
+def _image_attributes(f: Finding, lung: bool) -> dict[str, object]:
+    """Density, variations, margin; and a stone where it is as dense as one."""
+    lesion_hu = meters.median_hu(f.ct_hu, meters.core(f.mask, f.spacing_mm))
+    found: dict[str, object] = {"density": _density(f, lesion_hu, lung)}
+    if lesion_hu >= STONE_ABOVE_HU and not lung:
+        found["specific_features"] = ("stone",) if max(meters.extents_mm(f.mask, f.spacing_mm)) < 25 else None
+    if f.mask.sum() >= LEAST_VOXELS:
+        uneven = meters.texture_std_hu(f.ct_hu, f.mask, f.spacing_mm) >= HETEROGENEOUS_STD_HU
+        found["density_variations"] = "heterogeneous" if uneven else "homogeneous"
+        width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm)
+        if width_mm is not None:
+            blurred = width_mm >= max(BLURRED_MARGIN_MM, 0.9 * max(f.spacing_mm))
+            found["surface"] = "ill-defined margin" if blurred else "well-defined margin"
+    return found
+
+
+def _density(f: Finding, lesion_hu: float, lung: bool) -> str | None:
+    if lung:
+        if GROUND_GLASS_HU[0] <= lesion_hu <= GROUND_GLASS_HU[1]:
+            return "low-density ground-glass opacity"
+        return "isodense soft tissue mass" if lesion_hu > GROUND_GLASS_HU[1] else None
+    organ_hu = meters.surrounding_hu(f.ct_hu, f.mask, f.organ & ~f.mask, f.spacing_mm)
+    if organ_hu is None:
+        return None
+    step_hu = lesion_hu - organ_hu
+    if step_hu <= -DENSITY_STEP_HU and FLUID_HU[0] <= lesion_hu <= FLUID_HU[1]:
+        return "hypoattenuating fluid-like lesion"
+    if abs(step_hu) < DENSITY_STEP_HU:
+        return "isodense lesion"
+    return "hypodense lesion" if step_hu < 0 else "hyperdense lesion"

@@ -1,0 +1,166 @@
+"""Train the autoencoder, the mask network or the inpainting network on a prepared dataset.
+
+Also runs as a script, without being installed: `python LesionDiffusionLib/scripts/train.py lmnet ...`, by `torchrun`,
+and by `Slicer --no-main-window --python-script LesionDiffusionLib/scripts/train.py lmnet ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("train")
+
+from LesionDiffusionLib.errors import BundleError, TrainingError
+
+NETWORKS, PRESET_NAMES = ("vqgan", "lmnet", "linet"), ("paper", "released", "starter")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lesiondiffusion train`."""
+    parser.add_argument("network", choices=NETWORKS, help="what to train")
+    parser.add_argument("--data", required=True, type=Path, help="folder that 'lesiondiffusion prepare' has made")
+    parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint, logs and weights")
+    parser.add_argument("--resume", action="store_true", help="continue the training in --out, if one was begun")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    settings = parser.add_argument_group("settings (later ones win)")
+    settings.add_argument("--preset", choices=PRESET_NAMES, default="paper", help="default: paper")
+    settings.add_argument("--config", type=Path, metavar="FILE", help="TOML or JSON with settings that differ")
+    settings.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as loop.steps=1000")
+    settings.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; torchrun gives each its own GPU")
+    settings.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    settings.add_argument("--no-tensorboard", action="store_true", help="write no TensorBoard events")
+    parts = parser.add_argument_group("other networks")
+    parts.add_argument("--autoencoder", metavar="BUNDLE_OR_FOLDER", help="LINet's; a bundle, or --out of a training")
+    parts.add_argument("--text-encoder", metavar="FOLDER_OR_HUB_ID", help="BiomedCLIP, for text.encoder=biomedclip")
+    parts.add_argument(
+        "--lpips", type=Path, metavar="FILE", help="weights of the perceptual distance, for losses.lpips"
+    )
+    bundle = parser.add_argument_group("bundle")
+    bundle.add_argument("--export-bundle", metavar="NAME", help="make a bundle of the result and of --with")
+    bundle.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        default=[],
+        metavar="BUNDLE_OR_FOLDER",
+        help="where the bundle's other networks come from; later ones win (default: --autoencoder)",
+    )
+    bundle.add_argument("--bundle-folder", type=Path, help="folder to put it in (default: your own bundles folder)")
+    bundle.add_argument("--license", default="not stated", help="of the weights, for the model card")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, then export."""
+    import torch
+
+    from LesionDiffusionLib.devices import clear_memory_errors, repeatable, resolve_device
+    from LesionDiffusionLib.training import ranks
+    from LesionDiffusionLib.training.presets import load_config
+    from LesionDiffusionLib.training.trainer import open_folder, train
+
+    training = load_config(args.network, args.preset, args.config, args.set)
+    device = resolve_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.dry_run:
+        return _tell(args, training, device)
+    target = _bundle_folder(args)
+    with ranks.joined_ranks(device) as own_device, clear_memory_errors(own_device), repeatable():
+        if ranks.rank() == 0:
+            open_folder(args.out, args.resume)
+        train(args.network, training, _inputs(args, own_device), args.out, not args.no_tensorboard, args.told)
+        if ranks.rank() == 0:
+            print(f"weights in {args.out}")
+            if target is not None:
+                _export(args, target)
+    return 0
+
+
+def _inputs(args: argparse.Namespace, device):
+    from LesionDiffusionLib.training.bundling import parts_of
+    from LesionDiffusionLib.training.trainer import Inputs
+
+    part = None
+    if args.autoencoder:
+        part = parts_of(args.autoencoder).get("vqgan")
+        if part is None:
+            raise TrainingError(f"{args.autoencoder} holds no autoencoder; give a bundle or a training of vqgan")
+    return Inputs(args.data, device, part, _text_encoder(args.text_encoder, device), _lpips(args.lpips, device))
+
+
+def _text_encoder(name: str | None, device):
+    if name is None:
+        return None
+    from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder
+
+    is_folder = Path(name).is_dir()
+    encoder = BiomedCLIPTextEncoder.from_folder(Path(name)) if is_folder else BiomedCLIPTextEncoder.from_hub(name)
+    encoder.tower.to(device)
+    return encoder
+
+
+def _lpips(path: Path | None, device):
+    if path is None:
+        return None
+    from LesionDiffusionLib.networks.lpips import load_lpips
+
+    return load_lpips(path).to(device)
+
+
+def _bundle_folder(args: argparse.Namespace) -> Path | None:
+    """Where the bundle goes. Raises BundleError early, before days of training."""
+    if args.export_bundle is None:
+        return None
+    from LesionDiffusionLib.bundle_folders import user_bundles_dir
+
+    name = args.export_bundle
+    if name in ("", "..") or Path(name).name != name:
+        raise BundleError(f"expected a plain name for the bundle, got {name!r}; give the place as --bundle-folder")
+    folder = (args.bundle_folder or user_bundles_dir()) / name
+    if folder.exists():
+        raise BundleError(f"expected a new bundle, but {folder} exists; delete it or choose another --export-bundle")
+    return folder
+
+
+def _export(args: argparse.Namespace, folder: Path) -> None:
+    from LesionDiffusionLib.training.bundling import export_bundle, parts_of
+
+    parts = {}
+    for source in (*([args.autoencoder] if args.autoencoder else []), *args.others, str(args.out)):
+        parts |= parts_of(source)
+    export_bundle(folder, parts, args.license)
+    print(f"bundle in {folder}")
+
+
+def _tell(args: argparse.Namespace, training, device) -> int:
+    """The dry run: settings, cases, size of the network."""
+    import dataclasses
+    import os
+
+    from LesionDiffusionLib.networks.unet import UNet3D
+    from LesionDiffusionLib.networks.vqgan import VQGAN
+    from LesionDiffusionLib.training.trainer import usable_cases
+
+    cases = usable_cases(training, args.data)
+    network = (VQGAN if args.network == "vqgan" else UNet3D)(training.network)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    told = {
+        "network": args.network,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "training_cases": len(cases),
+        "left_out": dict(cases.left_out),
+        "device": str(device),
+        "processes": processes,
+        "samples_per_step": processes * training.loop.batch,
+        "out": str(args.out),
+        "settings": dataclasses.asdict(training),
+    }
+    print(json.dumps(told, indent=2))
+    return 0

@@ -1,0 +1,47 @@
+"""From a training's configuration to fresh networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from LesionDiffusionLib.diffusion.denoiser import Denoiser
+from LesionDiffusionLib.networks.text_tower import TextEncoder
+from LesionDiffusionLib.networks.unet import UNet3D
+from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
+from LesionDiffusionLib.networks.vqgan import VQGAN
+from LesionDiffusionLib.training.config import SCHEDULES, DenoiserTraining, VQGANTraining
+from LesionDiffusionLib.training.phrases import vocabulary_phrases
+
+
+def make_vqgan(training: VQGANTraining) -> VQGAN:
+    """An autoencoder with weights drawn from the training's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.loop.seed)
+        return VQGAN(training.network)
+
+
+def make_denoiser(training: DenoiserTraining, text: TextEncoder | None = None) -> tuple[Denoiser, TextEncoder]:
+    """A denoiser with weights drawn from the training's seed, and its text encoder: ``text``, or a vocabulary that
+    learns with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.loop.seed)
+        text = text or VocabularyEncoder(vocabulary_phrases(), training.network.context_dim)
+        backbone = UNet3D(training.network, training.activation_checkpointing)
+    return Denoiser(backbone, SCHEDULES[training.schedule](), training.prediction), text
+
+
+def denoiser_tensors(state: dict[str, Tensor], denoiser: Denoiser) -> dict[str, Tensor]:
+    """A trained denoiser as a bundle keeps it: "unet.*", "text.*" and the schedule's table."""
+    return {**state, "alphas_cumprod": denoiser.schedule.alphas_cumprod}
+
+
+def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The autoencoder's part of what its training returns: without discriminators and statistics."""
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+
+
+def latent_units(autoencoder: VQGAN) -> tuple[Tensor, Tensor]:
+    """Shift 0 and scale 1 for every latent channel: the diffusion runs on the latents as they are."""
+    channels = autoencoder.config.z_channels
+    return torch.zeros(channels), torch.ones(channels)

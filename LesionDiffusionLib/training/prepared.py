@@ -1,0 +1,145 @@
+"""Prepared training cases on disk: the surroundings of one lesion each, with its report; and the list of them all.
+
+A case keeps the patient's own grid. Windows are cut when a network is trained, exactly as at synthesis, so one prepared
+set serves every window and voxel size.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from LesionDiffusionLib.errors import DatasetError
+from LesionDiffusionLib.geometry import Geometry
+from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.volume import Volume
+
+MANIFEST, CASES, FORMAT = "manifest.json", "cases", 1
+SPLITS = ("train", "test")
+REMEMBERED = 64  # cases kept in memory
+_ROUNDING_MM = 1e-3  # of the sizes in a manifest
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """One lesion. All arrays are (I, J, K) on one grid of the patient's.
+
+    Attributes:
+        ct: int16 HU, or None where a dataset has masks only (good for LMNet).
+        labels: uint8 organ map in TotalSegmentator v1 numbers.
+        organ: bool, the target organ with its lesion.
+        lesion: bool, one component.
+        report: of this lesion.
+        strings: spelling ("report", "released") -> network ("mask", "image") -> what it hears.
+    """
+
+    ct: Volume | None
+    labels: Volume
+    organ: np.ndarray
+    lesion: np.ndarray
+    report: LesionReport
+    strings: dict[str, dict[str, list[str]]]
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.labels.geometry
+
+    def save(self, path: Path) -> None:
+        """Write the case to one .npz."""
+        texts = {"report": json.loads(self.report.to_json()), "strings": self.strings}
+        np.savez_compressed(
+            path,
+            ct_hu=np.zeros((0,) * 3, np.int16) if self.ct is None else self.ct.array,
+            labels=self.labels.array,
+            organ=self.organ,
+            lesion=self.lesion,
+            affine_ras=self.geometry.affine_ras,
+            texts=np.array(json.dumps(texts)),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> PreparedCase:
+        """Read a case. Raises DatasetError when it cannot be read."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                arrays = {name: data[name] for name in ("ct_hu", "labels", "organ", "lesion", "affine_ras")}
+                texts = json.loads(str(data["texts"]))
+        except (OSError, ValueError, LookupError, EOFError) as error:
+            raise DatasetError(f"cannot read the prepared case {path}: {error}; prepare the dataset again") from error
+        geometry = Geometry(arrays["labels"].shape, arrays["affine_ras"])
+        ct = Volume(arrays["ct_hu"], geometry) if arrays["ct_hu"].size else None
+        report = LesionReport.from_json(json.dumps(texts["report"]))
+        labels = Volume(arrays["labels"], geometry)
+        return cls(ct, labels, arrays["organ"], arrays["lesion"], report, texts["strings"])
+
+
+class PreparedCases:
+    """The cases of one split of a prepared dataset, in the order of its manifest.
+
+    Args:
+        folder: of the prepared dataset.
+        split: "train" or "test".
+        largest_mm: (X, Y, Z) of the largest lesion a network takes; larger ones are left out.
+        need_ct: leave out cases of masks only.
+
+    Attributes:
+        entries: of the manifest.
+        left_out: how many were, by reason.
+
+    Raises:
+        DatasetError: no case is left.
+    """
+
+    def __init__(
+        self, folder: Path, split: str = "train", largest_mm: tuple[float, ...] | None = None, need_ct: bool = False
+    ) -> None:
+        self.folder = folder
+        everything = read_manifest(folder)["cases"]
+        self.splits = {entry["split"] for entry in everything}
+        wanted = [entry for entry in everything if entry["split"] == split]
+        reasons = [_unfit(entry, largest_mm, need_ct) for entry in wanted]
+        self.entries = [entry for entry, reason in zip(wanted, reasons, strict=True) if reason is None]
+        self.left_out = Counter(reason for reason in reasons if reason is not None)
+        if not self.entries:
+            why = "".join(f"; {count} left out: {reason}" for reason, count in self.left_out.items())
+            raise DatasetError(
+                f"{folder} has no usable case of the split {split!r} among {len(everything)}{why}; prepare other scans"
+            )
+        self._load = functools.lru_cache(REMEMBERED)(lambda n: PreparedCase.load(folder / self.entries[n]["file"]))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, n: int) -> PreparedCase:
+        return self._load(n)
+
+
+def _unfit(entry: dict[str, Any], largest_mm: tuple[float, ...] | None, need_ct: bool) -> str | None:
+    """Why a case cannot be used, or None."""
+    if need_ct and not entry["has_ct"]:
+        return "no CT, only masks (good for LMNet)"
+    if largest_mm is not None and any(
+        s > limit - _ROUNDING_MM for s, limit in zip(entry["size_mm"], largest_mm, strict=True)
+    ):
+        return f"larger than the window takes ({'x'.join(f'{v:.0f}' for v in largest_mm)} mm)"
+    return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared dataset. Raises DatasetError when there is none."""
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"cannot read {path}: {error}; give a folder that 'lesiondiffusion prepare' has made"
+        ) from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("cases"), list):
+        raise DatasetError(f"{path} is no manifest of prepared cases (format {FORMAT}); prepare the dataset again")
+    return data

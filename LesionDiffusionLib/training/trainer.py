@@ -1,0 +1,265 @@
+"""Training one network on a prepared dataset, from its settings to weights on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from LesionDiffusionLib.diffusion.samplers import SampleNoise
+from LesionDiffusionLib.errors import DatasetError, OutputError, TrainingError
+from LesionDiffusionLib.intensity import to_network
+from LesionDiffusionLib.linet import LatentCodec, LINet
+from LesionDiffusionLib.lmnet import LMNet
+from LesionDiffusionLib.networks.lpips import LPIPS
+from LesionDiffusionLib.networks.text_tower import TextEncoder
+from LesionDiffusionLib.networks.vqgan import VQGAN
+from LesionDiffusionLib.sampling import SamplingOptions
+from LesionDiffusionLib.training import ranks
+from LesionDiffusionLib.training.build import denoiser_tensors, latent_units, make_denoiser, make_vqgan, model_state
+from LesionDiffusionLib.training.bundling import CHECKPOINT, Part, fingerprint, save_trained
+from LesionDiffusionLib.training.checkpoint import Checkpoint
+from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, Training, VQGANTraining
+from LesionDiffusionLib.training.loop import Objective, optimize
+from LesionDiffusionLib.training.monitor import Monitor
+from LesionDiffusionLib.training.prepared import MANIFEST, PreparedCases
+from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, PreparedWindows
+from LesionDiffusionLib.training.train_denoisers import context_of, linet_objective, lmnet_objective
+from LesionDiffusionLib.training.train_vqgan import vqgan_objective
+
+UNDECIDING = ("report_every", "checkpoint_every", "preview_every")  # settings that change no weight
+PREVIEW_CASES, PREVIEW_SAMPLING = 3, SamplingOptions("dpmpp", 10, 1.0)
+STATISTICS_CASES = 64  # whose latents tell mean and standard deviation
+SOFT_TISSUE = (0.35, 0.85)  # network values shown in previews: -100 to 233 HU
+
+Pictures = Callable[[int, list[list[np.ndarray]]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a training needs besides its settings.
+
+    Attributes:
+        data: folder of a prepared dataset.
+        device: where to compute.
+        autoencoder: of LINet's latents.
+        text: a frozen text encoder; None for one that learns with the network.
+        lpips: the perceptual distance, where its loss is used.
+    """
+
+    data: Path
+    device: torch.device
+    autoencoder: Part | None = None
+    text: TextEncoder | None = None
+    lpips: LPIPS | None = None
+
+
+class Job(NamedTuple):
+    """An objective, what becomes of the state it ends with, and facts that belong to the weights."""
+
+    objective: Objective
+    finish: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    facts: Mapping[str, Any]
+
+
+def train(
+    network: str, training: Training, inputs: Inputs, folder: Path, tensorboard: bool = True, told: str = ""
+) -> None:
+    """Train a network, or go on with a training that was interrupted; writes into ``folder``.
+
+    ``told`` is the command, for whoever finds the weights.
+
+    Raises:
+        TrainingError, OutputError, DatasetError, SettingsError: see `optimize` and the rooms that read.
+    """
+    started = time.time()
+    cases = usable_cases(training, inputs.data)
+    checkpoint = Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
+    first = (checkpoint.load() or {"done": 0})["done"]
+    if ranks.rank():
+        job = make_job(training, inputs, cases, lambda step, rows: None)
+        optimize(job.objective, training.loop, lambda report: None, checkpoint)
+        return
+    for reason, count in cases.left_out.items():
+        print(f"{count} training cases are left out: {reason}", file=sys.stderr)
+    with Monitor(folder, training.loop.steps, first, tensorboard) as monitor:
+        job = make_job(training, inputs, cases, monitor.picture)
+        state = optimize(job.objective, training.loop, monitor, checkpoint)
+    facts = {
+        "command": told,
+        "steps": training.loop.steps,
+        "seed": training.loop.seed,
+        "seconds": round(time.time() - started),
+    }
+    facts |= {"versions": {"torch": torch.__version__, "python": platform.python_version()}}
+    facts |= {"data": _data_told(inputs.data, len(cases)), **job.facts}
+    save_trained(folder, network, training, job.finish(state), facts)
+
+
+def usable_cases(training: Training, data: Path, split: str = "train") -> PreparedCases:
+    """The cases that a network of these settings can learn from."""
+    need_ct = not isinstance(training, LMNetTraining)
+    return PreparedCases(data, split, training.window.largest_lesion_mm, need_ct)
+
+
+def make_job(training: Training, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
+    """What a training of these settings minimizes."""
+    if isinstance(training, VQGANTraining):
+        return _vqgan_job(training, inputs, cases, show)
+    if isinstance(training, LMNetTraining):
+        return _lmnet_job(training, inputs, cases, show)
+    return _linet_job(training, inputs, cases, show)
+
+
+def open_folder(folder: Path, resume: bool) -> None:
+    """Make the folder of a training. Raises OutputError when it is taken and not to be continued."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
+        raise OutputError(f"{folder} exists; continue its training with --resume or choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+
+
+def frozen_codec(part: Part | None, device: torch.device) -> LatentCodec:
+    """The autoencoder of LINet's latents, as they come. Raises TrainingError without one."""
+    if part is None:
+        raise TrainingError(
+            "LINet learns on the latents of an autoencoder; give --autoencoder with a bundle or a finished training"
+        )
+    model = VQGAN(part.spec)
+    model.load_state_dict({name: value.float() for name, value in part.tensors.items()})
+    return LatentCodec(model.to(device).eval().requires_grad_(False), *latent_units(model))
+
+
+def _vqgan_job(training: VQGANTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
+    if training.losses.lpips and inputs.lpips is None:
+        raise TrainingError("losses.lpips needs the metric's weights; give --lpips FILE, or set losses.lpips=0")
+    model = make_vqgan(training).to(inputs.device)
+    windows = PreparedWindows(cases, training.window)
+    shown = PreparedWindows(_shown(cases, training), training.window)
+
+    def preview(step: int) -> None:
+        x = torch.from_numpy(to_network(np.stack([shown[n] for n in range(min(PREVIEW_CASES, len(shown)))])))
+        decoded = model(x[:, None].to(inputs.device))[0][:, 0].float().cpu()
+        show(step, [[_gray(_middle(a)), _gray(_middle(b))] for a, b in zip(x.numpy(), decoded.numpy(), strict=True)])
+
+    objective = vqgan_objective(model, windows, training, inputs.lpips)
+    return Job(dataclasses.replace(objective, preview=preview), model_state, {})
+
+
+def _lmnet_job(training: LMNetTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
+    denoiser, text = _denoiser(training, inputs)
+    source, shown = (
+        PreparedMasks(c, training.window, training.text.spelling) for c in (cases, _shown(cases, training))
+    )
+
+    def preview(step: int) -> None:
+        rows = []
+        for n in range(min(PREVIEW_CASES, len(shown))):
+            maps, m_0 = (part.to(inputs.device) for part in shown([n], [False]))
+            context = context_of(text, [shown.strings(n) or [""]], inputs.device)
+            *_, last = LMNet(denoiser, training.window).sample(maps, context, PREVIEW_SAMPLING, _noise(n))
+            slices = (_middle(a[0, 0].float().cpu().numpy()) for a in (m_0, last.x))
+            rows.append([_middle(maps[0, 1].cpu().numpy()), *slices])
+        show(step, rows)
+
+    objective = dataclasses.replace(lmnet_objective(denoiser, text, source, training), preview=preview)
+    return Job(objective, lambda state: denoiser_tensors(state, denoiser), {})
+
+
+def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
+    codec = frozen_codec(inputs.autoencoder, inputs.device)
+    spelling = training.text.spelling
+    if training.normalize_latents:
+        codec = normalizing(codec, PreparedImages(cases, training.window, spelling, codec))
+    denoiser, text = _denoiser(training, inputs)
+    source, shown = (PreparedImages(c, training.window, spelling, codec) for c in (cases, _shown(cases, training)))
+
+    def preview(step: int) -> None:
+        rows = []
+        linet = LINet(denoiser, codec, training.window, training.latent_mask)
+        for n in range(min(PREVIEW_CASES, len(shown))):
+            known, _, mask = (part.to(inputs.device) for part in shown([n], [False]))
+            context = context_of(text, [shown.strings(n) or [""]], inputs.device)
+            *_, last = linet.sample(known, mask, context, PREVIEW_SAMPLING, _noise(n))
+            images = (to_network(codec.decode(z)[0]) for z in (known, last.x))
+            rows.append([_middle(mask[0, 0].cpu().numpy()), *(_gray(_middle(image)) for image in images)])
+        show(step, rows)
+
+    objective = dataclasses.replace(linet_objective(denoiser, text, source, training), preview=preview)
+    latents = {"shift": codec.shift.tolist(), "scale": codec.scale.tolist()}
+    latents["fingerprint"] = fingerprint(inputs.autoencoder.tensors)
+    return Job(objective, lambda state: denoiser_tensors(state, denoiser), {"latents": latents})
+
+
+def _denoiser(training: DenoiserTraining, inputs: Inputs):
+    if training.text.encoder == "biomedclip" and inputs.text is None:
+        raise TrainingError(
+            "this training hears texts through BiomedCLIP; give its folder as --text-encoder, "
+            "or --set text.encoder=vocabulary for one that learns with the network"
+        )
+    denoiser, text = make_denoiser(training, inputs.text if training.text.encoder == "biomedclip" else None)
+    for part in (denoiser.backbone, text):
+        if isinstance(part, torch.nn.Module):
+            part.to(inputs.device)
+    return denoiser, text
+
+
+def normalizing(codec: LatentCodec, source: PreparedImages) -> LatentCodec:
+    """The codec with the mean and standard deviation of the training set's latents taken out."""
+    z = torch.stack([source([n], [False]).z_0[0].cpu() for n in range(min(STATISTICS_CASES, len(source)))])
+    return dataclasses.replace(codec, shift=z.mean(dim=(0, 2, 3, 4)), scale=z.std(dim=(0, 2, 3, 4)).clamp(min=1e-6))
+
+
+def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
+    """Everything that decides the weights: a checkpoint is only continued under the same."""
+    settings = json.loads(json.dumps(dataclasses.asdict(training)))
+    settings["loop"] = {name: value for name, value in settings["loop"].items() if name not in UNDECIDING}
+    if training.loop.decay == "constant" and settings.get("codebook_start") != "kmeans":
+        del settings["loop"]["steps"]  # then nothing depends on the end, and a training may be made longer
+    settings["samples_per_step"] = settings["loop"].pop("batch") * ranks.world_size()
+    settings["data"] = hashlib.sha256((inputs.data / MANIFEST).read_bytes()).hexdigest()
+    if isinstance(training, LINetTraining) and inputs.autoencoder is not None:
+        settings["autoencoder"] = fingerprint(inputs.autoencoder.tensors)
+    return settings
+
+
+def _shown(cases: PreparedCases, training: Training) -> PreparedCases:
+    """The cases of previews: held out, if there are such."""
+    if "test" not in cases.splits:
+        return cases
+    try:
+        return usable_cases(training, cases.folder, "test")
+    except DatasetError:  # none of them fits the window
+        return cases
+
+
+def _data_told(folder: Path, count: int) -> dict[str, Any]:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return {name: manifest.get(name) for name in ("dataset", "made_by")} | {"training_cases": count}
+
+
+def _noise(seed: int) -> SampleNoise:
+    return SampleNoise.from_seeds([seed])
+
+
+def _middle(window: np.ndarray) -> np.ndarray:
+    """The axial slice through the middle of a window (D, H, W), where the lesion is."""
+    return window[len(window) // 2].astype(np.float32)
+
+
+def _gray(network_values: np.ndarray) -> np.ndarray:
+    low, high = SOFT_TISSUE
+    return (network_values - low) / (high - low)

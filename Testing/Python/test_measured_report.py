@@ -1,0 +1,93 @@
+"""Measured reports say what was put in, and nothing that cannot be told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_geometry
+
+from LesionDiffusionLib.fit import Finding
+from LesionDiffusionLib.measured_report import enhancement_of, measured_report
+
+ORGAN_HU = 60.0
+
+
+def finding(
+    center=(24, 24, 24), radii=(7, 7, 7), lesion_hu=20.0, blur=0.0, texture=0.0, lobes=False, axes=None
+) -> Finding:
+    """A lesion in a ball of an organ on a 1.5 mm grid."""
+    from scipy import ndimage
+
+    geometry = make_geometry((48, 48, 48), (1.5, 1.5, 1.5), axes)
+    grids = np.meshgrid(*(np.arange(48),) * 3, indexing="ij")
+    mask = sum(((g - c) / r) ** 2 for g, c, r in zip(grids, center, radii, strict=True)) < 1
+    if lobes:
+        mask |= sum((g - c - o) ** 2 for g, c, o in zip(grids, center, (11, 0, 0), strict=True)) < 20
+        mask |= sum((g - c - o) ** 2 for g, c, o in zip(grids, center, (0, 11, 3), strict=True)) < 20
+    organ = (sum((g - 24) ** 2 for g in grids) < 20**2) | mask
+    generator = np.random.default_rng(0)
+    inside = lesion_hu + texture * ndimage.gaussian_filter(generator.normal(size=mask.shape), 2) / 0.05
+    weight = ndimage.gaussian_filter(mask.astype(float), blur) if blur else mask
+    ct_hu = np.where(organ, ORGAN_HU, -90.0) + weight * (inside - ORGAN_HU) + generator.normal(0, 4, mask.shape)
+    return Finding(ct_hu, mask, organ, geometry)
+
+
+@pytest.mark.parametrize(
+    ("changes", "attribute", "value"),
+    [
+        ({}, "density", "hypoattenuating fluid-like lesion"),
+        ({"lesion_hu": 38.0}, "density", "hypodense lesion"),
+        ({"lesion_hu": ORGAN_HU}, "density", "isodense lesion"),
+        ({"lesion_hu": 95.0}, "density", "hyperdense lesion"),
+        ({}, "density_variations", "homogeneous"),
+        ({"texture": 25.0}, "density_variations", "heterogeneous"),
+        ({}, "surface", "well-defined margin"),
+        ({"blur": 3.0}, "surface", "ill-defined margin"),
+        ({"lesion_hu": ORGAN_HU}, "surface", None),
+        ({}, "shape", "round-like"),
+        ({"lobes": True}, "shape", "irregular"),
+        ({"radii": (2, 2, 2)}, "shape", "punctate"),
+        ({}, "lesion_location", "inside organ"),
+        ({"center": (5, 24, 24)}, "lesion_location", "organ margin"),
+        ({"lesion_hu": 400.0}, "specific_features", ("stone",)),
+        ({}, "organ_type", "parenchymal organ"),
+    ],
+)
+def test_each_attribute(changes, attribute, value):
+    assert getattr(measured_report(finding(**changes), "liver"), attribute) == value
+
+
+def test_size_is_told_along_the_patients_axes():
+    """On a grid whose first axis runs along the patient, the longest extent is still that of head to foot."""
+    axes = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], float)  # i -> S, j -> R, k -> A
+    report = measured_report(finding(radii=(9, 5, 7), axes=axes), "liver")
+    assert report.size_mm == pytest.approx((13.5, 19.5, 25.5))
+
+
+def test_without_a_ct_no_density_is_told():
+    report = measured_report(finding(), "liver", has_ct=False)
+    assert (report.density, report.density_variations, report.surface) == (None, None, None)
+    assert report.shape == "round-like"
+
+
+def test_relationship_is_told_only_where_neighbors_are_known():
+    f = finding(center=(36, 24, 24))
+    assert measured_report(f, "liver").relationship is None
+    far = np.zeros_like(f.mask)
+    far[0:4] = True
+    assert measured_report(f, "liver", far).relationship == "no close relationship with surrounding organs"
+    near = far.copy()
+    near[43:] = True
+    assert measured_report(f, "liver", near).relationship == "close relationship with adjacent organs"
+
+
+@pytest.mark.parametrize(
+    ("lesion_hu", "density"), [(-600.0, "low-density ground-glass opacity"), (30.0, "isodense soft tissue mass")]
+)
+def test_lungs_have_words_of_their_own(lesion_hu, density):
+    assert measured_report(finding(lesion_hu=lesion_hu), "right upper lung lobe").density == density
+
+
+def test_contrast_is_told_by_the_aorta():
+    told = [enhancement_of(hu) for hu in (None, 40.0, 90.0, 180.0)]
+    assert told == [None, "non-contrast CT", None, "enhanced CT"]

@@ -1,0 +1,295 @@
+"""`lesiondiffusion prepare`: public layouts, reports read or measured, splits, and what is left out and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+
+import numpy as np
+import pytest
+from training_cases import LESION_HU, prepared_dataset, with_lesion, write_dataset
+
+from LesionDiffusionLib.adapters.totalsegmentator import segment_organs
+from LesionDiffusionLib.datasets.layouts import LAYOUTS, instance22, kits23, msd, released, table
+from LesionDiffusionLib.datasets.preparation import Preparation, held_out, prepare
+from LesionDiffusionLib.errors import DatasetError, OutputError
+from LesionDiffusionLib.io import write_labels
+from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.training.mirroring import can_mirror, mirrored_labels, mirrored_words
+from LesionDiffusionLib.training.prepared import PreparedCases, read_manifest
+from LesionDiffusionLib.training.sources import PreparedMasks, image_window
+from LesionDiffusionLib.windowing import WindowRule
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepared_dataset(tmp_path_factory.mktemp("dataset"), 5)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_kits23_in_both_forms(tmp_path):
+    touch(tmp_path, "dataset/case_00001/imaging.nii.gz", "dataset/case_00001/segmentation.nii.gz")
+    (scan,) = kits23(tmp_path)
+    assert (scan.name, scan.lesions, scan.organ_values) == (
+        "case_00001",
+        {2: "kidney cancer", 3: "kidney cyst"},
+        (1, 2, 3),
+    )
+    assert scan.image == tmp_path / "dataset/case_00001/imaging.nii.gz"
+    touch(tmp_path / "masks", "case_00002.nii.gz")
+    (scan,) = kits23(tmp_path / "masks")
+    assert (scan.name, scan.image) == ("case_00002", None)
+
+
+@pytest.mark.parametrize(
+    ("task", "organ", "value", "kind"),
+    [
+        ("Task03_Liver", "liver", 2, "liver cancer"),
+        ("Task06_Lung", "lung", 1, "lung cancer"),
+        ("Task07_Pancreas", "pancreas", 2, "pancreas cancer"),
+        ("Task10_Colon", "colon", 1, "colon cancer"),
+    ],
+)
+def test_msd_tasks(tmp_path, task, organ, value, kind):
+    touch(tmp_path / task, "imagesTr/x_001.nii.gz", "labelsTr/x_001.nii.gz", "labelsTr/._x_001.nii.gz")
+    (scan,) = msd(tmp_path / task)
+    assert (scan.organ, scan.lesions, scan.image.name) == (organ, {value: kind}, "x_001.nii.gz")
+
+
+def test_instance22(tmp_path):
+    touch(tmp_path, "train_2/data/001.nii.gz", "train_2/label/001.nii.gz")
+    (scan,) = instance22(tmp_path)
+    assert (scan.organ, scan.enhancement, scan.image.parent.name) == ("brain", "non-contrast CT", "data")
+
+
+def test_the_released_lists(tmp_path):
+    lists = {"img_list.txt": "img.nii.gz", "label_list.txt": "label.nii.gz", "type_list.txt": "type.json"}
+    for name, line in lists.items():
+        (tmp_path / name).write_text(f"\nLiver/cancer/7/{line}\n\n")
+    (scan,) = released(tmp_path)
+    assert scan.report == tmp_path / "Liver/cancer/7/type.json"
+    assert (scan.lesions, scan.patient, scan.organs) == ({2: None}, "Liver/cancer/7", None)
+    (tmp_path / "seg_list.txt").write_text("a\nb\n")
+    with pytest.raises(DatasetError, match="not aligned: 1 labels and 2 of seg"):
+        released(tmp_path)
+
+
+def test_layouts_say_what_they_expect(tmp_path):
+    for name in ("kits23", "instance22", "released"):
+        with pytest.raises(DatasetError, match=r"no scan found in .* expected"):
+            LAYOUTS[name](tmp_path)
+    with pytest.raises(DatasetError, match="expected one task's folder, Task03_Liver"):
+        msd(tmp_path)
+    with pytest.raises(DatasetError, match="cannot read the table"):
+        table(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,colour\na.nii.gz,red\n", "expected the column label, .* got colour"),
+        ("image\na.nii.gz\n", "got no label"),
+        ("label,image\n,a.nii.gz\n", "line 2 of the table has no label"),
+        ("label,lesion_value\na.nii.gz,two\n", "line 2 of the table: label values are whole numbers"),
+        ("label\na/x.nii.gz\nb/x.nii.gz\n", "several scans are called x"),
+        ("label\n", "no scan found"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_explained(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        table(tmp_path / "t.csv")
+
+
+def test_measured_reports_tell_what_was_put_in(prepared):
+    manifest = read_manifest(prepared)
+    assert len(manifest["cases"]) == 5
+    for n, entry in enumerate(manifest["cases"]):
+        _, _, mask, geometry = with_lesion(
+            (20 + 3 * n, 20 + n, 27 - n), (6 - n % 2, 5 + n % 2, 4), LESION_HU[("hypodense", "hyperdense")[n % 2]], n
+        )
+        used = np.argwhere(mask)
+        extent_mm = (np.ptp(used, axis=0) + 1) * geometry.spacing_mm
+        assert entry["size_mm"] == pytest.approx(extent_mm, abs=0.06)
+        words = entry["attributes"]
+        assert words["organ"] == "liver"
+        assert words["density"] == ("hypoattenuating fluid-like lesion", "hyperdense lesion")[n % 2]
+        assert words["density variations"] == "homogeneous"
+        assert words["shape"] == "round-like"
+        assert entry["report"] == "measured"
+        assert {"size_mm", "density", "shape", "lesion_location"} <= set(entry["measured"])
+        assert "enhancement status" not in words, "nobody knows, so nothing is stated"
+
+
+def test_the_split_is_by_patient_and_four_to_one():
+    patients = {f"p{n}" for n in range(100)}
+    test = held_out(patients, 0)
+    assert len(test) == 20
+    assert held_out(patients, 0) == test != held_out(patients, 1)
+    assert held_out({"only"}, 0) == set(), "one patient is for training"
+
+
+def test_prepared_windows_are_those_of_synthesis(prepared):
+    cases = PreparedCases(prepared)
+    assert len(cases) == 4
+    rule = WindowRule((16, 16, 16), 0.5, 8.0, 8)
+    labels, organ, box, mask = PreparedMasks(cases, rule, "report").windows(0)
+    assert set(np.unique(labels)) <= {0, 5, 104}
+    assert organ[box].mean() > 0.95, "the lesion lies in its organ"
+    assert mask[~box].astype(float).sum() < 0.3 * mask.astype(float).sum()
+    hu, lesion = image_window(cases[0], WindowRule((24, 24, 24), 0.5, 8.0, 12))
+    assert hu.shape == lesion.shape == (24, 24, 24)
+    assert abs(np.median(hu[lesion]) - np.median(hu[~lesion])) > 25
+
+
+def test_a_mirrored_case_has_its_words_and_numbers_mirrored():
+    assert mirrored_words("right upper lung lobe") == "left upper lung lobe"
+    assert mirrored_words("kidney_left, left") == "kidney_right, right"
+    assert mirrored_words("bright leftover") == "bright leftover"
+    labels = np.zeros((1, 1, 4), np.uint8)
+    labels[0, 0, 0], labels[0, 0, 1], labels[0, 0, 3] = 2, 5, 3  # right kidney, liver, left kidney
+    assert mirrored_labels(labels)[0, 0].tolist() == [2, 0, 5, 3]
+    assert can_mirror(labels)
+    assert not can_mirror(np.array([5, 16])), "there is no left middle lobe"
+
+
+def test_bad_scans_are_left_out_with_their_reasons(tmp_path):
+    path = write_dataset(tmp_path / "raw", 5)
+    folder = path.parent
+    (folder / "ct0.nii.gz").write_bytes(b"damaged")
+    _, _, mask, geometry = with_lesion((20, 20, 27), (6, 5, 4), 20)
+    write_labels(np.zeros_like(mask, np.uint8), geometry, folder / "label1.nii.gz")
+    moved = geometry.affine_ras.copy()
+    moved[:3, 3] += 500
+    write_labels(mask.astype(np.uint8), type(geometry)(geometry.shape, moved), folder / "label2.nii.gz")
+    small = np.zeros_like(mask, np.uint8)
+    small[20:22, 20:22, 27] = 1
+    write_labels(small, geometry, folder / "label3.nii.gz")
+    manifest = prepare("csv", table(path), Preparation(tmp_path / "out"))
+    assert [case["scan"] for case in manifest["cases"]] == ["s4"]
+    reasons = {entry["scan"]: entry["reason"] for entry in manifest["left_out"]}
+    assert set(reasons) == {"s0", "s1", "s2", "s3"}
+    assert "ct0.nii.gz" in reasons["s0"]
+    assert "no lesion: no voxel has the label 1" in reasons["s1"]
+    assert "does not lie where the CT lies" in reasons["s2"]
+    assert "lesion of 4 voxels with label 1: fewer than 30" in reasons["s3"]
+    assert sorted(p.name for p in (tmp_path / "out" / "cases").iterdir()) == ["s4_0.npz"]
+
+
+def test_a_dataset_without_organ_map_is_left_out(tmp_path):
+    _, _, mask, geometry = with_lesion((20, 20, 27), (6, 5, 4), 20)
+    write_labels(mask.astype(np.uint8), geometry, tmp_path / "x.nii.gz")
+    (tmp_path / "t.csv").write_text("label,organ\nx.nii.gz,lung\n")
+    with pytest.raises(DatasetError, match="none of 1 scans could be used: x: no organ map: give --organs FOLDER"):
+        prepare("csv", table(tmp_path / "t.csv"), Preparation(tmp_path / "out"))
+    (tmp_path / "t.csv").write_text("label,organ,organ_values\nx.nii.gz,lung,1\n")
+    with pytest.raises(DatasetError, match="does not tell the 5 parts of the lung apart"):
+        prepare("csv", table(tmp_path / "t.csv"), Preparation(tmp_path / "out2"))
+
+
+def test_a_type_file_wins_and_is_completed_by_measuring(tmp_path):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    folder = tmp_path / "Liver" / "cancer" / "7"
+    folder.mkdir(parents=True)
+    write_labels(hu.astype(np.int16), geometry, folder / "img.nii.gz")
+    write_labels(np.where(mask, 2, organs.volume.array == 5).astype(np.uint8), geometry, folder / "label.nii.gz")
+    write_labels(organs.volume.array, geometry, folder / "seg.nii.gz")
+    attributes = {"shape": "irregular,", "density": "low density lesion,", "enhancement status": "enhanced CT,"}
+    attributes |= {"lesion location": "5", "CT value": "Mean density is approximately 21 HU,"}
+    (folder / "type.json").write_text(json.dumps({"5": ["irregular,", "", attributes, []]}))
+    for kind in ("img", "label", "seg"):
+        (tmp_path / f"{kind}_list.txt").write_text(f"Liver/cancer/7/{kind}.nii.gz\n")
+    (tmp_path / "type_list.txt").write_text("Liver/cancer/7/type.json\n")
+    (entry,) = prepare("released", released(tmp_path), Preparation(tmp_path / "out"))["cases"]
+    assert entry["attributes"]["shape"] == "irregular", "as read, though the mask is round"
+    assert entry["attributes"]["density"] == "hypodense lesion"
+    assert entry["attributes"]["density variations"] == "homogeneous", "measured: the file says nothing"
+    assert "shape" not in entry["measured"]
+    assert "density_variations" in entry["measured"]
+    strings = PreparedCases(tmp_path / "out")[0].strings
+    assert strings["released"]["mask"][-1] == "within the parenchymal organ,"
+    assert "low density lesion," in strings["released"]["image"]
+    assert "hypodense lesion" in strings["report"]["image"]
+
+
+def test_masks_alone_serve_lmnet_and_say_so(tmp_path):
+    """Label maps of both kidneys without CT: sides by position, and no density is invented."""
+    _, _, _, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    labels = np.zeros(geometry.shape, np.uint8)
+    labels[4:14, 10:30, 5:30], labels[34:44, 10:30, 5:30] = 1, 1  # i grows to the left
+    labels[6:11, 14:20, 10:16], labels[36:41, 14:20, 10:16] = 2, 3
+    write_labels(labels, geometry, tmp_path / "case_00009.nii.gz")
+    manifest = prepare("kits23", kits23(tmp_path), Preparation(tmp_path / "out"))
+    told = {(case["lesion_type"], case["organ"]) for case in manifest["cases"]}
+    assert told == {("kidney cancer", "right kidney"), ("kidney cyst", "left kidney")}
+    words = manifest["cases"][0]["attributes"]
+    assert not {"density", "enhancement status", "relationship with surrounding organs"} & set(words)
+    case = PreparedCases(tmp_path / "out")[0]
+    with pytest.raises(DatasetError, match=r"2 left out: no CT, only masks \(good for LMNet\)"):
+        PreparedCases(tmp_path / "out", need_ct=True)
+    with pytest.raises(DatasetError, match="has no CT, only masks: good for LMNet"):
+        image_window(case, WindowRule((24, 24, 24), 0.5, 8.0, 12))
+
+
+def fake_totalsegmentator(folder, body):
+    """A program of that name on a search path of its own."""
+    program = folder / "TotalSegmentator"
+    program.write_text(f"#!{sys.executable}\nimport sys, shutil\n{body}\n")
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SKIPPED, not passed: the fake is a POSIX script")
+def test_totalsegmentator_makes_missing_organ_maps(tmp_path, monkeypatch, capsys):
+    path = write_dataset(tmp_path / "raw", 2)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    keep = [n for n, name in enumerate(lines[0]) if name not in ("organs", "numbering")]
+    path.write_text("\n".join(",".join(line[n] for n in keep) for line in lines) + "\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    arguments = ["prepare", "--layout", "csv", "--data", str(path), "--totalsegmentator", "--labels", "totalseg_v1"]
+    assert main([*arguments, "--out", str(tmp_path / "none")]) == 2
+    assert "TotalSegmentator is not installed: pip install TotalSegmentator" in capsys.readouterr().err
+    (tmp_path / "bin").mkdir()
+    fake_totalsegmentator(tmp_path / "bin", "print('no license', file=sys.stderr); sys.exit(3)")
+    with pytest.raises(DatasetError, match=r"made no organ map of .*ct0.* \(exit code 3\): no license"):
+        segment_organs(tmp_path / "raw" / "ct0.nii.gz", tmp_path / "o.nii.gz")
+    source = tmp_path / "raw" / "organs0.nii.gz"
+    fake_totalsegmentator(tmp_path / "bin", f"shutil.copy({str(source)!r}, sys.argv[sys.argv.index('-o') + 1])")
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert sorted(p.name for p in (tmp_path / "out" / "organs").iterdir()) == ["s0.nii.gz", "s1.nii.gz"]
+    told = capsys.readouterr().out
+    assert "2 cases (2 train, 0 test)" in told
+    assert read_manifest(tmp_path / "out")["made_by"].startswith("lesiondiffusion prepare --layout csv")
+
+
+def test_a_taken_folder_and_damaged_cases_are_refused(prepared, tmp_path):
+    with pytest.raises(OutputError, match="holds a prepared dataset already"):
+        prepare("csv", [], Preparation(prepared))
+    with pytest.raises(DatasetError, match="has no usable case of the split 'validation'"):
+        PreparedCases(prepared, "validation")
+    (tmp_path / "manifest.json").write_text('{"format": 99, "cases": []}')
+    with pytest.raises(DatasetError, match="is no manifest of prepared cases"):
+        read_manifest(tmp_path)
+    entry = {"split": "train", "file": "cases/x.npz"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "cases": [entry]}))
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "x.npz").write_bytes(b"PK damaged")
+    with pytest.raises(DatasetError, match="cannot read the prepared case"):
+        PreparedCases(tmp_path)[0]
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write to"):
+        prepare("csv", [], Preparation(tmp_path / "file" / "out"))
+
+
+@pytest.mark.shared
+def test_real_kits23_masks(shared, tmp_path):
+    scans = kits23(shared / "data" / "kits23")[:2]
+    manifest = prepare("kits23", scans, Preparation(tmp_path / "out"))
+    assert {case["organ"] for case in manifest["cases"]} <= {"left kidney", "right kidney"}
+    assert all(8 < max(case["size_mm"]) < 150 for case in manifest["cases"])

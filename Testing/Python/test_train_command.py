@@ -1,0 +1,234 @@
+"""`lesiondiffusion train`: every network a few steps, resumed, exported as a bundle that `synthesize` uses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from patients import make_patient, tiny_bundle
+from training_cases import LOOP, SETTINGS, prepared_dataset
+
+from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.io import write_labels
+from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.training.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepared_dataset(tmp_path_factory.mktemp("dataset"), 6)
+
+
+def command(network, data, out, *more, preset="starter"):
+    """Arguments of a training that takes seconds."""
+    settings = (*SETTINGS[network], *(f"loop.{text}" for text in LOOP))
+    sets = [part for text in settings for part in ("--set", text)]
+    where = ["--data", str(data), "--out", str(out), "--device", "cpu", "--preset", preset]
+    return ["train", network, *where, *sets, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of two finished trainings."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(command("vqgan", data, folder / "vqgan")) == 0
+    assert main(command("lmnet", data, folder / "lmnet")) == 0
+    return folder
+
+
+def test_a_training_leaves_weights_logs_and_previews(trained):
+    names = {path.name for path in (trained / "vqgan").iterdir()}
+    assert names == {"checkpoint.pt", "weights.safetensors", "run.json", "previews", "tensorboard"}
+    assert {path.name for path in (trained / "vqgan" / "previews").iterdir()} == {
+        "step_00000003.png",
+        "step_00000006.png",
+    }
+    told = json.loads((trained / "vqgan" / "run.json").read_text())
+    assert told["command"].startswith("lesiondiffusion train")
+    assert told["steps"] == 6
+    assert told["data"]["training_cases"] == 5
+    assert told["versions"]["torch"] == torch.__version__
+
+
+def test_tensorboard_can_read_the_losses(trained):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(trained / "lmnet" / "tensorboard"))
+    events.Reload()
+    assert {"loss/lmnet", "learning_rate", "gradient_norm"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss/lmnet")] == [1, 2, 3, 4, 5, 6]
+    assert events.Tags()["images"] == ["preview"]
+
+
+def interrupted_after(step, monkeypatch):
+    """Ctrl-C once the checkpoint of a step is written."""
+    save = Checkpoint.save
+
+    def save_and_stop(self, state):
+        save(self, state)
+        if state["done"] == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
+
+
+def test_a_trained_bundle_is_used_by_synthesize(trained, data, tmp_path, monkeypatch):
+    """The interrupted LINet ends with the same bytes as an uninterrupted one; its bundle puts a lesion into a CT."""
+    arguments = ("--autoencoder", trained / "vqgan", "--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine")
+    whole = command("linet", data, tmp_path / "whole", *arguments)
+    assert main(whole) == 0
+    stopped = command("linet", data, tmp_path / "linet", *arguments)
+    with monkeypatch.context() as patch:
+        interrupted_after(4, patch)
+        assert main(stopped) == 130
+    assert not (tmp_path / "linet" / "weights.safetensors").exists()
+    assert main([*stopped, "--resume", "--export-bundle", "own"]) == 0
+    assert (tmp_path / "linet" / "weights.safetensors").read_bytes() == (
+        tmp_path / "whole" / "weights.safetensors"
+    ).read_bytes()
+    bundle = open_bundle(tmp_path / "mine" / "own")
+    card = (bundle.folder / "README.md").read_text()
+    assert "lesiondiffusion train linet" in card
+    assert "Research use only" in card
+    assert len(bundle.manifest.files) == 4
+    assert max(map(abs, bundle.manifest.autoencoder.latent_shift)) > 0, "latents are normalized"
+    ct, organs = make_patient()
+    write_labels(ct.array.astype(np.int16), ct.geometry, tmp_path / "ct.nii.gz")
+    write_labels(organs.volume.array, ct.geometry, tmp_path / "organs.nii.gz")
+    mask = np.zeros(ct.array.shape, np.uint8)
+    mask[20:28, 18:26, 26:32] = 1
+    write_labels(mask, ct.geometry, tmp_path / "mask.nii.gz")
+    files = ["--ct", tmp_path / "ct.nii.gz", "--organs", tmp_path / "organs.nii.gz", "--mask", tmp_path / "mask.nii.gz"]
+    how = ["--labels", "totalseg_v1", "--lesion", "liver cyst", "--bundle", bundle.folder, "--out", tmp_path / "case"]
+    assert main(["synthesize", *map(str, files + how), "--device", "cpu", "--steps", "2"]) == 0
+    assert json.loads((tmp_path / "case" / "provenance.json").read_text())["voxels_changed"] > 0
+
+
+def test_resume_goes_on_and_a_taken_folder_is_refused(trained, data, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "lmnet"
+    shutil.copytree(trained / "lmnet", folder)
+    whole = (folder / "weights.safetensors").read_bytes()
+    assert main(command("lmnet", data, folder)) == 2
+    assert "continue its training with --resume or choose another --out" in capsys.readouterr().err
+    (folder / "weights.safetensors").unlink()
+    assert main(command("lmnet", data, folder, "--resume")) == 0
+    assert (folder / "weights.safetensors").read_bytes() == whole
+    assert main(command("lmnet", data, folder, "--resume", "--set", "gamma=0.5")) == 2
+    assert "other settings: gamma was 0.05, is 0.5" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_and_writes_nothing(data, tmp_path, capsys):
+    assert main(command("lmnet", data, tmp_path / "out", "--dry-run", preset="starter")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["training_cases"], told["left_out"]) == (5, {})
+    assert told["samples_per_step"] == 2
+    assert told["settings"]["window"]["shape"] == [16, 16, 16]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_paper_preset_has_the_papers_numbers(data, tmp_path, capsys):
+    where = ["--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu", "--dry-run"]
+    for network, parameters in (("vqgan", 7_009_709), ("lmnet", 2_527_489)):
+        assert main(["train", network, *where]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["parameters"] == parameters
+        assert told["settings"]["window"]["shape"] == [128, 128, 128]
+        assert (told["settings"]["loop"]["learning_rate"], told["settings"]["loop"]["batch"]) == (1e-4, 1)
+
+
+def test_a_script_file_is_the_same_program(repository, data, tmp_path):
+    """As Slicer and torchrun start it: by its path, from anywhere."""
+    script = repository / "LesionDiffusionLib" / "scripts" / "train.py"
+    start = [sys.executable, str(script)]
+    arguments = command("lmnet", data, tmp_path / "out", "--dry-run")[1:]
+    result = subprocess.run([*start, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["network"] == "lmnet"
+    wrong = subprocess.run([*start, "lmnet"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("network", "more", "message"),
+    [
+        ("lmnet", ["--set", "nothing=1"], 'no setting is called "nothing"'),
+        ("lmnet", ["--set", "gamma"], "expected --set KEY=VALUE"),
+        ("lmnet", ["--set", "loss=mine"], "loss is one of paper, released, balanced, got 'mine'"),
+        ("lmnet", ["--set", "loop.steps=many"], "loop: steps, got 'many'"),
+        ("lmnet", ["--set", "network.out_channels=2"], "input and output channels, got"),
+        ("lmnet", ["--set", "text.drop_all=2"], r"shares of dropped texts lie in 0..1"),
+        ("vqgan", ["--set", "crop=100"], "crop lies in 8..24"),
+        ("vqgan", ["--set", "losses.l1=0", "--set", "losses.l2=0"], "must be above 0"),
+        ("vqgan", ["--set", "losses.lpips=1"], "needs the metric's weights; give --lpips FILE"),
+        ("lmnet", ["--set", "text.encoder=biomedclip"], "give its folder as --text-encoder"),
+        ("lmnet", ["--set", "loop.precision=bf16"], "needs a GPU"),
+        ("linet", [], "give --autoencoder with a bundle or a finished training"),
+        ("lmnet", ["--config", "absent.toml"], "cannot read the configuration absent.toml"),
+        ("lmnet", ["--data", "absent"], "give a folder that 'lesiondiffusion prepare' has made"),
+        ("lmnet", ["--export-bundle", "a/b"], "expected a plain name for the bundle"),
+        ("lmnet", ["--lpips", "absent.pt"], "holds no weights of the LPIPS metric"),
+    ],
+)
+def test_mistakes_are_one_clear_line(network, more, message, data, tmp_path, capsys):
+    import re
+
+    assert main(command(network, data, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert re.search(re.escape(message) if "0..1" not in message else message, error)
+    assert not (tmp_path / "out" / "weights.safetensors").exists()
+
+
+def test_lesions_larger_than_the_window_are_left_out_and_told(data, tmp_path, capsys):
+    """A window of 20 mm takes only the flat ones, one of 10 mm none."""
+    window = ["--set", "window.min_spacing_mm=0.5", "--dry-run"]
+    assert main(command("lmnet", data, tmp_path / "out", *window, "--set", "window.max_spacing_mm=2.9")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["left_out"] == {"larger than the window takes (23x23x23 mm)": 3}
+    assert told["training_cases"] == 2
+    assert main(command("lmnet", data, tmp_path / "out", *window, "--set", "window.max_spacing_mm=1.25")) == 2
+    assert "has no usable case of the split 'train'" in capsys.readouterr().err
+
+
+def test_a_world_without_others_is_told(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(command("lmnet", data, tmp_path / "out")) == 2
+    assert "WORLD_SIZE is 2, but the other processes cannot be joined" in capsys.readouterr().err
+
+
+def test_bundles_of_parts_that_do_not_belong_together_are_refused(trained, tmp_path, capsys):
+    from LesionDiffusionLib.errors import TrainingError
+    from LesionDiffusionLib.training.bundling import export_bundle, parts_of
+
+    tiny_bundle(tmp_path / "tiny")
+    lmnet, other = parts_of(str(trained / "lmnet")), parts_of(str(tmp_path / "tiny"))
+    with pytest.raises(TrainingError, match="needs vqgan, lmnet and linet, but vqgan and linet is missing"):
+        export_bundle(tmp_path / "new", lmnet, "MIT")
+    with pytest.raises(TrainingError, match="trained on the latents of another autoencoder"):
+        export_bundle(tmp_path / "new", other | parts_of(str(trained / "vqgan")), "MIT")
+    assert export_bundle(tmp_path / "new", other | lmnet, "MIT").manifest.license == "MIT", "LMNet may be exchanged"
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "checkpoint.pt").touch()
+    with pytest.raises(TrainingError, match="is not finished; continue it with --resume first"):
+        parts_of(str(tmp_path / "unfinished"))
+    (tmp_path / "unfinished" / "run.json").write_text("{}")
+    with pytest.raises(TrainingError, match="cannot read the training in"):
+        parts_of(str(tmp_path / "unfinished"))
+    main(["train", "linet", "--data", ".", "--out", str(tmp_path / "o"), "--autoencoder", str(trained / "lmnet")])
+    assert "holds no autoencoder" in capsys.readouterr().err
+
+
+def test_tensorboard_is_asked_for_only_when_wanted(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main(command("lmnet", data, tmp_path / "out")) == 2
+    assert "TensorBoard is not installed" in capsys.readouterr().err
+    assert main(command("lmnet", data, tmp_path / "out", "--resume", "--no-tensorboard")) == 0
+    assert not (tmp_path / "out" / "tensorboard").exists()

@@ -1,0 +1,53 @@
+"""Several processes train like one: two with one sample each as one with two, on the CPU over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from training_cases import prepared_dataset
+
+from LesionDiffusionLib.training import ranks
+
+SCRIPT = Path(__file__).with_name("rank_training.py")
+
+
+def trained(data: Path, out: Path, processes: int, batch: int) -> dict:
+    """The losses of a training on this many processes."""
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *start, str(SCRIPT), str(data), str(out), str(batch)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(tmp_path):
+    data = prepared_dataset(tmp_path)
+    one, two = (trained(data, tmp_path / f"{n}.json", n, batch) for n, batch in ((1, 2), (2, 1)))
+    assert (one["world"], two["world"]) == (1, 2)
+    assert {"adversarial", "judges"} <= set(one["losses"]["vqgan"][-1])
+    for network, steps in one["losses"].items():
+        for step, losses in enumerate(steps):
+            assert two["losses"][network][step] == pytest.approx(losses, rel=2e-4, abs=1e-6), (network, step)
+    first, last = one["losses"]["lmnet"][0], one["losses"]["lmnet"][-1]
+    assert first != last, "the check can fail: the losses change from step to step"
+
+
+def test_a_single_process_computes_everything():
+    assert (ranks.rank(), ranks.world_size()) == (0, 1)
+    assert list(range(6))[ranks.share(6)] == list(range(6))
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert torch.equal(ranks.mean(value), value.detach())
+    assert ranks.gathered(value) is value
+    layer = nn.Linear(2, 1)
+    layer(torch.ones(1, 2)).sum().backward()
+    before = layer.weight.grad.clone()
+    ranks.average_gradients(layer.parameters())
+    assert torch.equal(layer.weight.grad, before)
