@@ -17,7 +17,7 @@ from LesionDiffusionLib.training.loop import LoopOptions
 from LesionDiffusionLib.windowing import WindowRule
 
 SCHEDULES = {"cosine": NoiseSchedule.cosine, "scaled_linear": NoiseSchedule.scaled_linear}
-LMNET_LOSSES, LINET_LOSSES = ("paper", "released", "balanced"), ("paper", "released", "masked_l2")
+LMNET_LOSSES, LINET_LOSSES = ("paper", "released", "balanced"), ("paper", "released", "masked_l2", "relative_l2")
 ADVERSARIES, CODEBOOK_STARTS = ("none", "log", "hinge"), ("uniform", "kmeans")
 
 
@@ -115,7 +115,8 @@ class LINetTraining(DenoiserTraining):
 
     Attributes:
         loss: "paper" (equation 5), "released" (masked L1 plus the Dice loss of a fifth output channel, released-model
-            3.2), or "masked_l2": the mean squared error of the generated latents.
+            3.2), "masked_l2": the mean squared error of the generated latents, or "relative_l2": the same over the
+            mean squared change that the lesion is, so that 30 HU in a liver count as much as a stone does.
         latent_mask: how a mask becomes latent, as at inference.
         normalize_latents: run the diffusion on latents of mean 0 and standard deviation 1.
     """

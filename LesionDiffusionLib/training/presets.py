@@ -109,11 +109,11 @@ PRESETS: dict[str, dict[str, Training]] = {
         "linet": LINetTraining(
             UNetConfig(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8),
             WindowRule((32, 32, 32), 0.5, 5.0, 24),
-            dataclasses.replace(_SMALL, steps=1200, batch=4, seed=2),
+            dataclasses.replace(_SMALL, steps=2300, batch=4, seed=2),
             SamplingOptions("dpmpp", 20, 2.0),
             _SMALL_TEXT,
             prediction="x0",
-            loss="masked_l2",
+            loss="relative_l2",
             latent_mask=LatentMask("mean", 1),
             normalize_latents=True,
         ),

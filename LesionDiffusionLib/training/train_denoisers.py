@@ -24,6 +24,7 @@ from LesionDiffusionLib.training.mirroring import mirrored_words
 from LesionDiffusionLib.training.sources import ImageBatch, MaskBatch, Source
 
 BALANCED_SCALE = 0.1  # brings the balanced loss to the size of the others
+LEAST_CHANGE = 0.02  # in normalized latents, mean square: about the noise of a CT
 
 
 class Draw(NamedTuple):
@@ -102,13 +103,18 @@ def linet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
         z_t = region * denoiser.schedule.add_noise(z_0, noise, drawn.t) + (1 - region) * known
         condition = Condition(context_of(text, drawn.strings, device), training.latent_mask.channel(mask))
         output = denoiser.backbone_output(z_t, drawn.t, condition).float()
-        return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training)
+        return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training, z_0 - known)
 
     return Objective(trainable(denoiser, text), losses)
 
 
-def linet_losses(output: Tensor, target: Tensor, region: Tensor, training: LINetTraining) -> dict[str, Tensor]:
-    """The losses of the training's choice, see `LINetTraining`; ``region`` (B, 1, d, h, w) holds what is generated."""
+def linet_losses(
+    output: Tensor, target: Tensor, region: Tensor, training: LINetTraining, change: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The losses of the training's choice, see `LINetTraining`.
+
+    ``region`` (B, 1, d, h, w) holds what is generated; ``change``, for "relative_l2", what the lesion changed.
+    """
     channels = target.shape[1]
     predicted = output[:, :channels]
     if training.loss == "paper":
@@ -118,8 +124,16 @@ def linet_losses(output: Tensor, target: Tensor, region: Tensor, training: LINet
             "linet": released_masked_l1(predicted, target, region),
             "dice": dice_loss(output[:, channels:], region),
         }
-    error = (predicted - target).square() * region
-    return {"linet": (error.sum(dim=(1, 2, 3, 4)) / (region.sum(dim=(1, 2, 3, 4)) * channels)).mean()}
+    error = _mean_in(region, predicted - target)
+    if training.loss == "relative_l2":
+        error = error / (LEAST_CHANGE + _mean_in(region, change))
+    return {"linet": error.mean()}
+
+
+def _mean_in(region: Tensor, difference: Tensor) -> Tensor:
+    """Mean square (B,) inside the region; 0 where there is none."""
+    voxels = region.sum(dim=(1, 2, 3, 4)) * difference.shape[1]
+    return (difference.square() * region).sum(dim=(1, 2, 3, 4)) / voxels.clamp(min=1)
 
 
 def context_of(text: TextEncoder, string_lists: list[list[str]], device: torch.device) -> Tensor:

@@ -31,7 +31,6 @@ def with_starter():
 def test_the_self_test_from_the_console(user):
     module = importlib.import_module("LesionDiffusion")
     logic = module.LesionDiffusionLogic()
-    logic.synthesizer.errands.client = user.errands.client
     selftest.make_lesion(logic)
 
 

@@ -18,7 +18,7 @@ from LesionDiffusionLib.training.loop import LoopOptions, optimize
 from LesionDiffusionLib.training.presets import PRESETS
 from LesionDiffusionLib.training.rendered_case import random_case
 from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
-from LesionDiffusionLib.training.train_denoisers import drop_attributes, linet_objective, lmnet_objective
+from LesionDiffusionLib.training.train_denoisers import drop_attributes, linet_losses, linet_objective, lmnet_objective
 from LesionDiffusionLib.training.train_vqgan import revive_codes, start_codebook, vqgan_objective
 from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
 from LesionDiffusionLib.training.windows import random_windows
@@ -167,3 +167,30 @@ def test_learning_beats_not_learning_on_the_same_draws(store, network):
         assert {name.split(".")[0] for name in state} == {"unet", "text"}
         assert torch.equal(before, text.embedding.weight) == (rate == 0), "the text learns with its network"
     assert found[3e-3] < found[0.0]
+
+
+def test_the_relative_loss_counts_a_faint_lesion_like_a_strong_one():
+    """The plain one is a hundred times larger for a lesion ten times as strong."""
+    training = dataclasses.replace(PRESETS["starter"]["linet"], loss="relative_l2")
+    region = torch.zeros(1, 1, 4, 4, 4)
+    region[..., 1:3] = 1
+    losses = {}
+    for loss in ("masked_l2", "relative_l2"):
+        chosen = dataclasses.replace(training, loss=loss)
+        losses[loss] = []
+        for strength in (1.0, 10.0):
+            change = torch.full((1, 4, 4, 4, 4), strength)
+            target = torch.zeros_like(change)
+            (value,) = linet_losses(target + change / 2, target, region, chosen, change).values()
+            losses[loss].append(float(value))
+    faint, strong = losses["masked_l2"]
+    assert (faint, strong) == pytest.approx((0.25, 25.0))
+    faint, strong = losses["relative_l2"]
+    assert (faint, strong) == pytest.approx((0.25 / 1.02, 25.0 / 100.02))
+
+
+def test_a_window_without_a_lesion_does_not_break_the_loss():
+    training = PRESETS["starter"]["linet"]
+    nothing, anything = torch.zeros(1, 1, 4, 4, 4), torch.ones(1, 4, 4, 4, 4)
+    (value,) = linet_losses(anything, -anything, nothing, training, anything).values()
+    assert float(value) == 0
