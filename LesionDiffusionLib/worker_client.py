@@ -102,6 +102,7 @@ class WorkerClient:
         self._lent: dict[int, list[SharedArray]] = {}  # request -> memory that is freed at its end
         self._deadlines: dict[int, float] = {}  # cancelled requests
         self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._kept: list[Event] = []  # heard behind the end of a job that was waited for
         self._last_words = ""  # why it cannot work at all
         self.idle_since = clock()
 
@@ -158,7 +159,7 @@ class WorkerClient:
         ``patience_s`` is the longest wait for the first one: never quite zero, since a program that spends its life in
         Qt's event loop gives the reading threads no other moment to run.
         """
-        events = []
+        events, self._kept = self._kept, []
         with contextlib.suppress(queue.Empty):
             events += self._understood(*self._lines.get(timeout=patience_s))
             while True:
@@ -171,9 +172,11 @@ class WorkerClient:
     def wait(self, number: int, told: Callable[[Event], None] = lambda _: None) -> Event:
         """Wait for the end of a job; every event of the worker is told on the way."""
         while True:
-            for event in self.poll(patience_s=0.2):
+            events = self.poll(patience_s=0.2)
+            for position, event in enumerate(events, start=1):
                 told(event)
                 if event.ends_job and event.id == number:
+                    self._kept = events[position:]
                     return event
 
     def kill(self) -> None:
@@ -194,7 +197,7 @@ class WorkerClient:
                 process.wait()
         for number in list(self._lent):
             self._settle(number)
-        self._lines = queue.SimpleQueue()  # what the old process may still say is nobody's business
+        self._lines, self._kept = queue.SimpleQueue(), []  # what the old process may still say is nobody's business
 
     def _begin(self) -> None:
         self._process = self._start()

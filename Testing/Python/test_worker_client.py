@@ -82,6 +82,23 @@ def test_a_job(clients):
     assert not client.busy
 
 
+@pytest.mark.timeout(60)
+def test_ends_that_are_heard_together_are_both_delivered(clients):
+    client = clients(
+        """
+        asked = requests()
+        ids = [next(asked)["id"], next(asked)["id"]]
+        sys.stdout.write("".join(json.dumps({"event": "result", "id": n}) + chr(10) for n in ids))
+        sys.stdout.flush()
+        next(asked)
+        """
+    )
+    first, second = client.send("a"), client.send("b")
+    time.sleep(1.0)  # both lines are there before anybody listens
+    assert client.wait(first).id == first
+    assert client.wait(second).id == second
+
+
 def test_garbage_on_both_pipes_is_log(clients):
     client = clients(
         r"""
