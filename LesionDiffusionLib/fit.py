@@ -127,9 +127,13 @@ def _margin(report: LesionReport, f: Finding) -> Measurement | None:
     width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm)
     if width_mm is None:
         return Measurement("surface characteristics", report.surface, "no density step at the edge", None)
-    limit_mm = max(BLURRED_MARGIN_MM, 0.9 * max(f.spacing_mm))
-    fits = (width_mm >= limit_mm) == report.surface.startswith("ill")
+    fits = is_blurred(width_mm, f.spacing_mm) == report.surface.startswith("ill")
     return Measurement("surface characteristics", report.surface, f"edge {width_mm:.1f} mm wide", fits)
+
+
+def is_blurred(width_mm: float, spacing_mm: tuple[float, float, float]) -> bool:
+    """Whether an edge of this width counts as ill-defined; no edge is sharper than the CT's voxels."""
+    return width_mm >= max(BLURRED_MARGIN_MM, 0.9 * max(spacing_mm))
 
 
 def _shape(report: LesionReport, f: Finding) -> Measurement | None:

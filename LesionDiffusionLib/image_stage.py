@@ -9,11 +9,10 @@ import torch
 
 from LesionDiffusionLib.devices import with_memory_fallback
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
-from LesionDiffusionLib.geometry import Box, Geometry
+from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.homecoming import bring_home, falloff_mm
-from LesionDiffusionLib.resampling import sample, window_grid
+from LesionDiffusionLib.resampling import sample, sample_mask, window_grid
 from LesionDiffusionLib.run import Run
-from LesionDiffusionLib.volume import Volume
 
 
 def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.ndarray, float]:
@@ -34,7 +33,7 @@ def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.nda
     with run.stage("encode"):
         encode = functools.partial(linet.codec.encode, sample(run.ct, grid), device)
         known = with_memory_fallback(encode, device, run.notes)
-    region = torch.from_numpy(_on_grid(mask, patient, grid).astype(np.float32))[None, None].to(device)
+    region = torch.from_numpy(sample_mask(mask, patient, grid).astype(np.float32))[None, None].to(device)
     context = run.models.image_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
     latent = run.sampled("inpaint", lambda: linet.sample(known, region, context, options, noise))
@@ -44,9 +43,3 @@ def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.nda
     with run.stage("blend"):
         reach_mm = falloff_mm(mask, grid, patient)
         return *bring_home(run.ct, mask, grid, tuple(windows), reach_mm), reach_mm
-
-
-def _on_grid(mask: np.ndarray, patient: Geometry, grid: Geometry) -> np.ndarray:
-    """The mask on a window: smooth where the window is finer, never empty where it is coarser."""
-    share = sample(Volume(mask, patient), grid)
-    return share > min(0.5, 0.5 * float(share.max()))

@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from LesionDiffusionLib import meters
 from LesionDiffusionLib.fit import (
-    BLURRED_MARGIN_MM,
     DENSITY_STEP_HU,
     FLUID_HU,
     GROUND_GLASS_HU,
@@ -18,6 +17,7 @@ from LesionDiffusionLib.fit import (
     ROUND_SPHERICITY,
     STONE_ABOVE_HU,
     Finding,
+    is_blurred,
 )
 from LesionDiffusionLib.geometry import axes_to_size
 from LesionDiffusionLib.report import LesionReport
@@ -100,7 +100,7 @@ def _image_attributes(f: Finding, lung: bool) -> dict[str, object]:
         found["density_variations"] = "heterogeneous" if uneven else "homogeneous"
         width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm)
         if width_mm is not None:
-            blurred = width_mm >= max(BLURRED_MARGIN_MM, 0.9 * max(f.spacing_mm))
+            blurred = is_blurred(width_mm, f.spacing_mm)
             found["surface"] = "ill-defined margin" if blurred else "well-defined margin"
     return found
 

@@ -74,6 +74,13 @@ def sample(volume: Volume, grid: Geometry, order: int = 1, smooth: bool = True) 
     return np.ascontiguousarray(array.transpose(axes))
 
 
+def sample_mask(mask: np.ndarray, patient: Geometry, grid: Geometry) -> np.ndarray:
+    """A lesion mask (bool) of the patient's grid on a window: smooth where the window is finer, never empty where it is
+    coarser. Raises GeometryError as `sample` does."""
+    share = sample(Volume(mask, patient), grid)
+    return share > min(0.5, 0.5 * float(share.max()))
+
+
 def home_box(grid: Geometry, patient: Geometry) -> Box:
     """The patient voxels whose centers lie within the extent of ``grid``; GeometryError when there are none."""
     edges = grid.to_voxel_of(patient, Box.whole(grid.shape).corners_vox())

@@ -42,7 +42,7 @@ class Patient:
     organs: str | None = None
     numbering: str | None = None
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 (the patients live as long as the program)
+    @functools.cache  # noqa: B019 (the patients live as long as the program)
     def read(self, data: Path) -> tuple[Volume, OrganMap]:
         ct = read_ct(data / self.ct).volume
         if self.organs is None:

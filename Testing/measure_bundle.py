@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from measure_text import LESION
 from scipy import ndimage
 
 from LesionDiffusionLib import meters
@@ -39,17 +40,7 @@ from LesionDiffusionLib.volume import Volume, align_to
 
 BOX_TOLERANCE_MM, FLUID_HU = 2.0, (0.0, 25.0)
 BORDERS = ("liver", "spleen", "right kidney", "left kidney", "urinary bladder")
-PAIR_OF = LesionReport(
-    lesion_type="liver cancer",
-    organ="liver",
-    lesion_location="inside organ",
-    size_mm=(30.0, 30.0, 30.0),
-    shape="round-like",
-    surface="well-defined margin",
-    density="hypodense lesion",
-    density_variations="homogeneous",
-    specific_features=(),
-)
+PAIR_OF = dataclasses.replace(LESION, specific_features=(), enhancement=None)
 
 
 def main() -> int:

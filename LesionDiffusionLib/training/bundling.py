@@ -151,8 +151,6 @@ def make_manifest(name: str, parts: Mapping[str, Part], license_text: str) -> Ma
 
 def model_card(manifest: Manifest, tensors: Mapping[str, Mapping[str, Tensor]]) -> str:
     """The card, written from the data that made the weights."""
-    sizes = "\n".join(f"| {name} | {sum(t.numel() for t in part.values()):,} |" for name, part in tensors.items())
-    largest = "x".join(f"{v:.0f}" for v in manifest.linet.window.largest_lesion_mm)
     runs = "\n".join(f"## {name}\n\n{_run_told(made_by)}\n" for name, made_by in manifest.made_by.items())
     return f"""# {manifest.name}
 
@@ -160,13 +158,22 @@ def model_card(manifest: Manifest, tensors: Mapping[str, Mapping[str, Tensor]]) 
 
 Research use only, not for diagnosis; everything made with these networks is synthetic.
 
-| file | numbers |
-|---|---|
-{sizes}
+{size_table(tensors)}
 
-Lesions up to {largest} mm. Text: {manifest.text.encoder} encoder, {manifest.text.spelling} spelling.
+Lesions up to {largest_lesion(manifest)} mm. Text: {manifest.text.encoder} encoder, {manifest.text.spelling} spelling.
 
 {runs}"""
+
+
+def size_table(tensors: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """The card's table of how many numbers each file holds."""
+    rows = (f"| {name} | {sum(t.numel() for t in part.values()):,} |" for name, part in tensors.items())
+    return "\n".join(("| file | numbers |", "|---|---|", *rows))
+
+
+def largest_lesion(manifest: Manifest) -> str:
+    """The largest lesion in mm, as the card says it."""
+    return "x".join(f"{v:.0f}" for v in manifest.linet.window.largest_lesion_mm)
 
 
 def lmnet_spec(training: LMNetTraining) -> LMNetSpec:

@@ -13,7 +13,7 @@ from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.geometry import Box, axes_to_size
 from LesionDiffusionLib.linet import LatentCodec
 from LesionDiffusionLib.lmnet import condition_maps
-from LesionDiffusionLib.resampling import sample, window_grid
+from LesionDiffusionLib.resampling import sample, sample_mask, window_grid
 from LesionDiffusionLib.training.case_store import CaseStore
 from LesionDiffusionLib.training.mirroring import LEFT_AXIS, can_mirror, mirrored_labels
 from LesionDiffusionLib.training.prepared import PreparedCase, PreparedCases
@@ -194,8 +194,7 @@ def image_window(case: PreparedCase, rule: WindowRule) -> tuple[np.ndarray, np.n
     if case.ct is None:
         raise DatasetError("a prepared case has no CT, only masks: good for LMNet; prepare a dataset with images")
     grid = window_of(case, rule)
-    share = sample(Volume(case.lesion, case.geometry), grid)
-    return sample(case.ct, grid), share > min(0.5, 0.5 * float(share.max()))
+    return sample(case.ct, grid), sample_mask(case.lesion, case.geometry, grid)
 
 
 def _mask_arrays(arrays: tuple[np.ndarray, ...], flip: bool) -> tuple[np.ndarray, ...]:

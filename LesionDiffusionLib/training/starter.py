@@ -29,11 +29,11 @@ from LesionDiffusionLib.linet import LatentCodec
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.phantom import make_phantom
 from LesionDiffusionLib.training.build import denoiser_tensors, latent_units, make_denoiser, make_vqgan, model_state
-from LesionDiffusionLib.training.bundling import FILES, linet_spec, lmnet_spec, text_spec
+from LesionDiffusionLib.training.bundling import FILES, largest_lesion, linet_spec, lmnet_spec, size_table, text_spec
 from LesionDiffusionLib.training.case_store import CaseStore, save_shard
 from LesionDiffusionLib.training.checkpoint import Checkpoint
-from LesionDiffusionLib.training.config import LINetTraining, LMNetTraining, Training, VQGANTraining
-from LesionDiffusionLib.training.loop import Objective, optimize
+from LesionDiffusionLib.training.config import LINetTraining, LMNetTraining, VQGANTraining
+from LesionDiffusionLib.training.loop import optimize
 from LesionDiffusionLib.training.organ_guess import guess_organs
 from LesionDiffusionLib.training.presets import PRESETS
 from LesionDiffusionLib.training.rendered_case import random_case
@@ -136,7 +136,8 @@ def vqgan(data: Path, work: Path) -> None:
     training = RECIPE.vqgan
     train_on = np.load(work / "windows.npy")[: RECIPE.windows]
     model = make_vqgan(training).to(memory_format=torch.channels_last_3d)  # which convolves faster on a CPU
-    state = _optimized(vqgan_objective(model, train_on, training), training, work / "vqgan.checkpoint")
+    checkpoint = Checkpoint(work / "vqgan.checkpoint", dataclasses.asdict(training))
+    state = optimize(vqgan_objective(model, train_on, training), training.loop, checkpoint=checkpoint)
     _save(model_state(state), work / "vqgan.safetensors")
 
 
@@ -233,14 +234,12 @@ def bundle(data: Path, work: Path) -> None:
 
 def model_card(manifest: Manifest, tensors: dict[str, dict]) -> str:
     """The card, written from the same data that made the weights."""
-    sizes = "\n".join(f"| {name} | {sum(t.numel() for t in content.values()):,} |" for name, content in tensors.items())
     sources = "\n".join(f"- {source.ct}: {source.origin}" for source in SOURCES)
     loops = {"VQ-GAN": RECIPE.vqgan.loop, "LMNet": RECIPE.lmnet.loop, "LINet": RECIPE.linet.loop}
     training = "\n".join(
         f"| {name} | {loop.steps} | {loop.batch} | {loop.learning_rate:g} | {loop.seed} |"
         for name, loop in loops.items()
     )
-    largest = "x".join(f"{v:.0f}" for v in manifest.linet.window.largest_lesion_mm)
     return f"""# Starter bundle
 
 {manifest.title}.
@@ -249,11 +248,9 @@ def model_card(manifest: Manifest, tensors: dict[str, dict]) -> str:
 (`LesionDiffusionLib/training/rendering.py`), not observed in patients. The bundle shows how the software works; it is
 not a model of disease. Research use only, not for diagnosis.
 
-| file | numbers |
-|---|---|
-{sizes}
+{size_table(tensors)}
 
-Lesions up to {largest} mm; the window's voxels scale with the lesion.
+Lesions up to {largest_lesion(manifest)} mm; the window's voxels scale with the lesion.
 
 ## Training data
 
@@ -312,10 +309,6 @@ def main() -> None:
         started = time.time()
         STEPS[name](args.data, args.work)
         print(f"{name} took {(time.time() - started) / 60:.1f} min on {platform.machine()}", flush=True)
-
-
-def _optimized(objective: Objective, training: Training, checkpoint: Path) -> dict[str, torch.Tensor]:
-    return optimize(objective, training.loop, checkpoint=Checkpoint(checkpoint, dataclasses.asdict(training)))
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
