@@ -34,7 +34,7 @@ from LesionDiffusionLib.extension.errands import Errands, Listener  # noqa: E402
 from LesionDiffusionLib.extension.mrml.lesions import Lesion, lesions  # noqa: E402
 from LesionDiffusionLib.extension.panel.panel import TICK_MS, Panel  # noqa: E402
 from LesionDiffusionLib.extension.parameters import LesionDiffusionParameterNode  # noqa: E402
-from LesionDiffusionLib.extension.patient import bundle_summary, require_ready  # noqa: E402
+from LesionDiffusionLib.extension.patient import bundle_summary, first_ct, require_ready  # noqa: E402
 from LesionDiffusionLib.extension.startup import register_data  # noqa: E402
 from LesionDiffusionLib.extension.synthesizer import Synthesizer  # noqa: E402
 from LesionDiffusionLib.resources import resource_path  # noqa: E402
@@ -94,9 +94,12 @@ class LesionDiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.ui, self.logic.synthesizer)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        # After the node selectors, which list the new nodes at this event.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport, priority=-1.0)
         self._blinkKey = qt.QShortcut(qt.QKeySequence("X"), uiWidget)
         self._blinkKey.setContext(qt.Qt.ApplicationShortcut)
-        self._blinkKey.setEnabled(False)
+        self._blinkKey.setEnabled(self.parent.isEntered)  # a reload does not call enter()
         self._blinkKey.connect("activated()", self.panel.blink)
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
@@ -129,11 +132,20 @@ class LesionDiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event) -> None:
+        """The node selectors are emptied and filled again while a scene is read: they must not write what they show."""
+        self.panel.disconnect_gui()
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """A fresh wrapper, because an old one does not learn of nodes that came after the parameter node."""
+        if self.panel.session.node is not None:
+            self.panel.set_node(self.logic.getParameterNode())
+
     def initializeParameterNode(self) -> None:
         """Make sure that there are choices to show, with the first CT and segmentation as a start."""
         node = self.panel.session.node or self.logic.getParameterNode()
         if node.inputVolume is None:
-            node.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            node.inputVolume = first_ct()
         if node.organSegmentation is None:
             node.organSegmentation = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
         if self.panel.session.node is None:

@@ -12,6 +12,7 @@ import torch
 from LesionDiffusionLib.errors import DeviceError
 
 Result = TypeVar("Result")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MIB = 2**20
 
 
@@ -31,6 +32,22 @@ def resolve_device(name: str = "auto") -> torch.device:
             "if a GPU is built in, torch cannot see it: check its driver and that torch was installed with CUDA"
         )
     return torch.device(device)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """One of PRECISIONS for its name or "auto": bf16 on GPUs that compute in it, else fp32.
+
+    A CPU without bfloat16 instructions emulates them, many times slower than float32.
+
+    Raises:
+        DeviceError: no such precision.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if fast else "fp32"
+    if name not in PRECISIONS:
+        raise DeviceError(f"expected one of the precisions auto, {', '.join(PRECISIONS)}, got {name!r}")
+    return name
 
 
 def available_devices() -> list[str]:

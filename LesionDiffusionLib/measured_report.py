@@ -31,7 +31,11 @@ ENHANCED_AORTA_HU, PLAIN_AORTA_HU = 110.0, 75.0
 
 
 def measured_report(
-    finding: Finding, organ: str, others: np.ndarray | None = None, has_ct: bool = True
+    finding: Finding,
+    organ: str,
+    others: np.ndarray | None = None,
+    has_ct: bool = True,
+    round_sphericity: float = ROUND_SPHERICITY,
 ) -> LesionReport:
     """The report of a lesion.
 
@@ -40,6 +44,7 @@ def measured_report(
         organ: canonical name of the target organ.
         others: bool, other organs; None where nobody knows them.
         has_ct: whether densities can be measured.
+        round_sphericity: from which on a lesion is round-like, else irregular.
 
     Returns:
         What is measured: size, location, shape, relationship, and with a CT density, its variations and the margin.
@@ -51,7 +56,7 @@ def measured_report(
         "organ_type": vocabulary().organ(organ).organ_type,
         "size_mm": axes_to_size(finding.geometry, meters.extents_mm(mask, spacing_mm)),
         "lesion_location": _location(mask, finding.organ),
-        "shape": _shape(mask, spacing_mm),
+        "shape": _shape(mask, spacing_mm, round_sphericity),
     }
     if others is not None:
         stated["relationship"] = _relationship(mask, others, spacing_mm)
@@ -75,12 +80,12 @@ def _location(mask: np.ndarray, organ: np.ndarray) -> str:
     return "organ margin" if outside.sum() > EXPOSED_SHARE * shell.sum() else "inside organ"
 
 
-def _shape(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
+def _shape(mask: np.ndarray, spacing_mm: tuple[float, float, float], round_sphericity: float) -> str | None:
     if max(meters.extents_mm(mask, spacing_mm)) <= PUNCTATE_MM:
         return "punctate"
     if mask.sum() < LEAST_VOXELS:
         return None
-    return "round-like" if meters.sphericity(mask, spacing_mm) >= ROUND_SPHERICITY else "irregular"
+    return "round-like" if meters.sphericity(mask, spacing_mm) >= round_sphericity else "irregular"
 
 
 def _relationship(mask: np.ndarray, others: np.ndarray, spacing_mm: tuple[float, float, float]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from LesionDiffusionLib.bundles import Bundle, LINetSpec, LMNetSpec
+from LesionDiffusionLib.devices import PRECISIONS, resolve_precision
 from LesionDiffusionLib.diffusion.denoiser import Denoiser
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import BundleError
@@ -38,6 +39,7 @@ class Models:
     linet: LINet
     mask_text: TextEncoder
     image_text: TextEncoder
+    precision: str = "fp32"  # of the denoisers
 
     def mask_strings(self, report: LesionReport) -> list[str]:
         """What LMNet hears of a report."""
@@ -67,7 +69,11 @@ class Models:
 
 
 def load_models(
-    bundle: Bundle, device: torch.device, text_encoder: str | None = None, allow_download: bool = False
+    bundle: Bundle,
+    device: torch.device,
+    text_encoder: str | None = None,
+    allow_download: bool = False,
+    precision: str = "auto",
 ) -> Models:
     """Build a bundle's networks and fill in their weights.
 
@@ -76,14 +82,19 @@ def load_models(
         device: where they run.
         text_encoder: folder or hub id of BiomedCLIP, for a bundle that needs it and does not hold it.
         allow_download: whether a hub id may be fetched; otherwise it must lie in the local cache.
+        precision: of the denoisers, see `resolve_precision`; the autoencoder keeps float32, because half precision has
+            steps of several HU.
 
     Raises:
+        DeviceError: no such precision.
         BundleError: tensors missing, left over or misshapen, or no text encoder.
     """
-    manifest = bundle.manifest
+    manifest, precision = bundle.manifest, resolve_precision(precision, device)
     tensors = {spec.file: bundle.tensors(spec.file) for spec in (manifest.lmnet, manifest.linet, manifest.autoencoder)}
     texts = _text_encoders(bundle, tensors, device, (text_encoder, allow_download))
     lmnet, linet = (_denoiser(spec, tensors[spec.file], device, bundle) for spec in (manifest.lmnet, manifest.linet))
+    for denoiser in (lmnet, linet):
+        denoiser.backbone.in_precision(PRECISIONS[precision])
     nulls = (_null(text, device) if spec.guidable else None for text, spec in zip(texts, _specs(bundle), strict=True))
     autoencoder = _filled(VQGAN(manifest.autoencoder.config), tensors[manifest.autoencoder.file], bundle).to(device)
     shift, scale = (torch.tensor(t) for t in (manifest.autoencoder.latent_shift, manifest.autoencoder.latent_scale))
@@ -95,6 +106,7 @@ def load_models(
         LMNet(lmnet, manifest.lmnet.window, mask_null),
         LINet(linet, codec, manifest.linet.window, manifest.linet.latent_mask, image_null),
         *texts,
+        precision,
     )
 
 

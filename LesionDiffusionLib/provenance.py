@@ -37,6 +37,7 @@ def provenance(run: Run, candidate: int) -> dict[str, Any]:
         },
         "place": {"chosen by": plan.place, "box": str(plan.box), "region rule": plan.rule},
         "device": describe_device(run.models.device),
+        "precision": run.models.precision,
         "seconds": dict(run.seconds),
         "peak_memory_mib": peak_memory_mib(run.models.device),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
 from LesionDiffusionLib.diffusion.guidance import ClassifierFreeGuidance
 from LesionDiffusionLib.diffusion.samplers import Constraint, Noise, SamplerStep, ddim, dpmpp_2m, unconstrained
-from LesionDiffusionLib.diffusion.schedule import clean_path, released_path
+from LesionDiffusionLib.diffusion.schedule import clean_path, even_path, released_path
 from LesionDiffusionLib.errors import SettingsError
 
 SAMPLERS = ("dpmpp", "ddim", "released")
@@ -26,12 +26,16 @@ class SamplingOptions:
         steps: number of network evaluations along the path.
         guidance: classifier-free guidance scale; 1 is off.
         guidance_interval: lowest and highest guided timestep, or None for all.
+        lowest_timestep: the last one at which the network is asked, of evenly spaced ones; its clean tensor is the
+            sample. 0 goes all the way, evenly in log-SNR. For networks that predict the clean tensor: without a
+            shortcut from input to output they copy badly, and where little noise is left a small one undoes its work.
     """
 
     sampler: str = "dpmpp"
     steps: int = 20
     guidance: float = 1.0
     guidance_interval: tuple[int, int] | None = None
+    lowest_timestep: int = 0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -44,6 +48,8 @@ class SamplingOptions:
             )
         if not 0 <= self.guidance <= 30:
             raise SettingsError(f"guidance must lie in 0..30, got {self.guidance}")
+        if not 0 <= self.lowest_timestep <= 998:
+            raise SettingsError(f"lowest_timestep must lie in 0..998, got {self.lowest_timestep}")
         interval = self.guidance_interval
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1]):
             raise SettingsError(f"guidance_interval must be two timesteps, low and high, got {interval}")
@@ -90,6 +96,8 @@ def sample_conditionally(
         path = released_path(denoiser.schedule, options.steps)
         return ddim(predict, x_T, path, eta=1.0, noise=noise, constrain=constrain)
     path = clean_path(denoiser.schedule, options.steps)
+    if options.lowest_timestep:
+        path = even_path(denoiser.schedule, options.steps, options.lowest_timestep)
     if options.sampler == "ddim":
         return ddim(predict, x_T, path, constrain=constrain)
     return dpmpp_2m(predict, x_T, path, constrain=constrain)

@@ -1,6 +1,7 @@
-"""One example of every lesion type, on a real CT where the organ is there: the pictures of docs/lesion-types.md.
+"""One example of every lesion type, on a real CT where the organ is there: docs/lesion-types.md and its pictures.
 
-    python Testing/draw_examples.py --data ../shared/data --out docs/images/types [--seed 1] [--lesion TYPE ...]
+    python Testing/draw_examples.py --data ../shared/data --out docs/images/types --page docs/lesion-types.md [--seed 1]
+        [--lesion TYPE ...]
 
 The CTs are those of the starter bundle's training (see its model card). The chest and head CTs come without an organ
 map; lungs and brain are found by threshold there.
@@ -30,6 +31,12 @@ from LesionDiffusionLib.synthesis import Settings, synthesize
 from LesionDiffusionLib.training.organ_guess import guess_organs
 from LesionDiffusionLib.volume import Volume, align_to
 
+HEAD = """# The lesion types, one example each
+
+Made with the bundle "{bundle}", seed {seed}, by `python Testing/draw_examples.py`: the first result, not the best of
+several. Rows: axial, coronal, sagittal; columns: before, after, outlined. What "differs" is shown as it came out.
+
+"""
 WIDTH_PX, COLORS = 720, 64  # small files: these pictures live in the repository
 
 
@@ -66,22 +73,27 @@ def main() -> int:
     parser.add_argument("--bundle", default="starter")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lesion", nargs="*", help="only these types")
+    parser.add_argument("--page", type=Path, help="also write a page that shows them")
     args = parser.parse_args()
     models = load_models(open_bundle(args.bundle), resolve_device())
     args.out.mkdir(parents=True, exist_ok=True)
-    missed = []
+    missed, sections = [], []
     for kind in all_lesion_types():
         if args.lesion and kind.name not in args.lesion:
             continue
         drawn = next(filter(None, (draw(kind, patient, models, args) for patient in PATIENTS)), None)
         missed += [kind.name] if drawn is None else []
+        sections += [drawn] if drawn is not None else []
+    if args.page:
+        args.page.write_text(HEAD.format(bundle=args.bundle, seed=args.seed) + "\n".join(sections), encoding="utf-8")
     if missed:
         print(f"no CT here has a place for: {', '.join(missed)}")
     return 1 if missed else 0
 
 
-def draw(kind, patient: Patient, models, args: argparse.Namespace) -> Path | None:
-    """Synthesize and save the picture; None where this patient has no such organ or no room in it."""
+def draw(kind, patient: Patient, models, args: argparse.Namespace) -> str | None:
+    """Synthesize and save the picture, and tell of it in Markdown; None where this patient has no such organ or no room
+    in it."""
     ct, organs = patient.read(args.data)
     if not any(organs.voxel_count(organ) for organ in kind.organs):
         return None
@@ -95,9 +107,12 @@ def draw(kind, patient: Patient, models, args: argparse.Namespace) -> Path | Non
     picture = preview_image(case)
     height = round(picture.height * WIDTH_PX / picture.width)
     picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS).quantize(COLORS).save(path, optimize=True)
-    told = "; ".join(f"{m.attribute}: {m.measured}" for m in case.measurements if m.fits is not None)
-    print(f"{kind.name} on {patient.name}: {case.report.describe()} ({told})", flush=True)
-    return path
+    print(f"{kind.name} on {patient.name}: {case.report.describe()}", flush=True)
+    verdicts = {True: "fits", False: "**differs**", None: "not judged"}
+    rows = (f"| {m.attribute} | {m.requested} | {m.measured} | {verdicts[m.fits]} |" for m in case.measurements)
+    place = path.relative_to(args.page.parent) if args.page else path
+    table = "\n".join(("| attribute | asked for | measured | |", "|---|---|---|---|", *rows))
+    return f"## {kind.name}\n\nCT: {patient.name}.\n\n![{kind.name}]({place.as_posix()})\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does a bundle do what its reports say? Masks and images over random reports, on the phantom and on a real CT.
+"""Does a bundle do what its reports say? Masks and images over random reports, on the phantom or on a real CT.
 
     python Testing/measure_bundle.py [--ct CT --organs MAP --labels NUMBERING] [--bundle starter] [--reports 50]
         [--seeds 3] [--pairs 20] [--out FILE]
@@ -45,7 +45,7 @@ PAIR_OF = dataclasses.replace(LESION, specific_features=(), enhancement=None)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ct", type=Path, help="a real CT, measured beside the phantom")
+    parser.add_argument("--ct", type=Path, help="a real CT (default: the phantom)")
     parser.add_argument("--organs", type=Path)
     parser.add_argument("--labels")
     parser.add_argument("--bundle", default="starter")
@@ -56,12 +56,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     models = load_models(open_bundle(args.bundle), resolve_device(args.device))
-    phantom = make_phantom(np.random.default_rng(100))
-    patients = {"phantom": (phantom.ct, phantom.organs)}
-    if args.ct is not None:
-        patients[args.ct.name] = _read(args)
-    figures = {name: measure(ct, organs, models, args) for name, (ct, organs) in patients.items()}
-    figures["settings"] = {key: getattr(args, key) for key in ("bundle", "reports", "seeds", "pairs")}
+    figures = measure(*_patient(args), models, args)
+    figures["settings"] = {key: str(getattr(args, key)) for key in ("ct", "bundle", "reports", "seeds", "pairs")}
     print(json.dumps(figures, indent=2))
     if args.out is not None:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")
@@ -169,7 +165,10 @@ def _width_mm(case: Case) -> float | None:
     return meters.margin_width_mm(case.ct.array, case.mask.array, case.ct.geometry.spacing_mm)
 
 
-def _read(args: argparse.Namespace) -> tuple[Volume, OrganMap]:
+def _patient(args: argparse.Namespace) -> tuple[Volume, OrganMap]:
+    if args.ct is None:
+        phantom = make_phantom(np.random.default_rng(100))
+        return phantom.ct, phantom.organs
     from LesionDiffusionLib.io import read_ct, read_labels
 
     ct = read_ct(args.ct).volume

@@ -14,7 +14,7 @@ from scipy import ndimage
 from LesionDiffusionLib import meters
 from LesionDiffusionLib.datasets.layouts import Scan
 from LesionDiffusionLib.errors import DatasetError, ReportError
-from LesionDiffusionLib.fit import Finding
+from LesionDiffusionLib.fit import ROUND_SPHERICITY, Finding
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.lesion_types import lesion_type
@@ -43,11 +43,14 @@ class Limits:
         margin_mm: of the surroundings; a 128 mm window round a small lesion needs 64.
         per_scan: lesions of one label value, largest first.
         least_voxels: smaller ones are left out.
+        round_sphericity: from which on a lesion is called round-like, where its shape is measured. The ruler of our
+            own measurements by default; smoothly drawn data need a stricter one to be told apart.
     """
 
     margin_mm: float = 80.0
     per_scan: int = 3
     least_voxels: int = 30
+    round_sphericity: float = ROUND_SPHERICITY
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ def lesions_of(
             else:
                 try:
                     patient = _cut_out(ct, organs, components == number, limits.margin_mm)
-                    yield _prepared(scan, kind, patient, entries)
+                    yield _prepared(scan, kind, patient, entries, limits.round_sphericity)
                 except (DatasetError, ReportError) as error:
                     yield LeftOut(scan.name, f"{told}: {error}")
 
@@ -109,12 +112,14 @@ def _cut_out(ct: Volume | None, organs: OrganMap, lesion: np.ndarray, margin_mm:
     return _Surroundings(None if ct is None else ct.cropped(box), organs, lesion[box.slices])
 
 
-def _prepared(scan: Scan, kind: str | None, patient: _Surroundings, entries: list[ReleasedEntry]) -> Prepared:
+def _prepared(
+    scan: Scan, kind: str | None, patient: _Surroundings, entries: list[ReleasedEntry], round_sphericity: float
+) -> Prepared:
     ct, organs, lesion = patient
     organ = _organ_of(organs, lesion, scan, kind)
     target = organs.mask(organ) | lesion
     finding = Finding(None if ct is None else ct.array, lesion, target, organs.volume.geometry)
-    measured = _measured(scan, ct, organs, finding, organ)
+    measured = _measured(scan, patient, finding, organ, round_sphericity)
     entry = next((e for e in entries if e.report.organ == organ), entries[0] if len(entries) == 1 else None)
     read = LesionReport() if entry is None else entry.report
     values = {f.name: getattr(read, f.name) for f in dataclasses.fields(read) if getattr(read, f.name) is not None}
@@ -135,11 +140,14 @@ def _prepared(scan: Scan, kind: str | None, patient: _Surroundings, entries: lis
     return Prepared(case, report.lesion_type, measured.size_mm, stated)
 
 
-def _measured(scan: Scan, ct: Volume | None, organs: OrganMap, finding: Finding, organ: str) -> LesionReport:
+def _measured(
+    scan: Scan, patient: _Surroundings, finding: Finding, organ: str, round_sphericity: float
+) -> LesionReport:
     """The measured report, with the contrast phase that the dataset states or the aorta shows."""
+    ct, organs, _ = patient
     own = organs.mask(scan.organ or organ)  # both kidneys: a map that holds nothing else knows no neighbors
     others = (organs.volume.array > 0) & ~own & ~finding.organ
-    report = measured_report(finding, organ, others if others.any() else None, ct is not None)
+    report = measured_report(finding, organ, others if others.any() else None, ct is not None, round_sphericity)
     enhancement = scan.enhancement if ct is not None else None
     if ct is not None and enhancement is None and organs.voxel_count("aorta") > 50:
         enhancement = enhancement_of(meters.median_hu(ct.array, organs.mask("aorta")))

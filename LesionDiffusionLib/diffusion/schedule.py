@@ -97,11 +97,15 @@ def released_timesteps(num_steps: int, num_train_steps: int = 1000) -> list[int]
     return [stride * i + 1 for i in reversed(range(num_steps))]
 
 
-def even_timesteps(num_steps: int, num_train_steps: int = 1000) -> list[int]:
-    """Exactly ``num_steps`` evenly spaced timesteps from the noisiest to 0, for 1 to ``num_train_steps`` of them."""
+def even_timesteps(num_steps: int, num_train_steps: int = 1000, lowest: int = 0) -> list[int]:
+    """Exactly ``num_steps`` evenly spaced timesteps from the noisiest to ``lowest``.
+
+    For 1 to ``num_train_steps`` of them; where so many do not fit above ``lowest``, they go below it.
+    """
     _check_num_steps(num_steps, num_train_steps)
+    lowest = min(lowest, num_train_steps - num_steps)
     gaps = max(num_steps - 1, 1)
-    return [(num_train_steps - 1) * (gaps - i) // gaps for i in range(num_steps)]
+    return [lowest + (num_train_steps - 1 - lowest) * (gaps - i) // gaps for i in range(num_steps)]
 
 
 def log_snr_timesteps(num_steps: int, schedule: NoiseSchedule) -> list[int]:
@@ -145,9 +149,9 @@ def clean_path(schedule: NoiseSchedule, num_steps: int) -> SamplingPath:
     return path_through(schedule, log_snr_timesteps(num_steps, schedule))
 
 
-def even_path(schedule: NoiseSchedule, num_steps: int) -> SamplingPath:
-    """Evenly spaced timesteps, then down to no noise at all: for many steps, as the paper's 200 of DDIM."""
-    return path_through(schedule, even_timesteps(num_steps, schedule.num_train_steps))
+def even_path(schedule: NoiseSchedule, num_steps: int, lowest: int = 0) -> SamplingPath:
+    """Evenly spaced timesteps to ``lowest``, then to no noise at all: for many steps, as the paper's 200 of DDIM."""
+    return path_through(schedule, even_timesteps(num_steps, schedule.num_train_steps, lowest))
 
 
 def _check_num_steps(num_steps: int, num_train_steps: int) -> None:

@@ -49,16 +49,17 @@ def ensure_packages(encoder: str = "vocabulary") -> bool:
     torch comes by the PyTorch extension, which chooses the build for the computer's GPU.
 
     Raises:
-        MissingPackagesError: torch is missing and so is the PyTorch extension, or packages are missing still.
+        MissingPackagesError: torch is missing and so is the PyTorch extension, its installation failed, or packages are
+            missing still.
         subprocess.CalledProcessError: pip failed.
     """
     if not missing_packages(encoder):
         return True
     import slicer.packaging
 
+    if TORCH in missing_packages(encoder) and not _install_torch():
+        return False
     try:
-        if TORCH in missing_packages(encoder) and not _install_torch():
-            return False
         for path in requirement_files(encoder):
             slicer.packaging.pip_ensure(slicer.packaging.load_requirements(path), requester=REQUESTER)
     except RuntimeError:  # how pip_ensure says that the user declined
@@ -75,4 +76,8 @@ def _install_torch() -> bool:
             'PyTorch is missing: install the extension "PyTorch" (Extensions Manager), restart Slicer, and run again'
         ) from None
     logic = PyTorchUtils.PyTorchUtilsLogic()
-    return logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH.removeprefix("torch")) is not None
+    version = TORCH.removeprefix("torch")
+    try:
+        return logic.installTorch(askConfirmation=True, torchVersionRequirement=version) is not None
+    except (RuntimeError, ImportError) as error:  # it imports torch when it has installed it
+        raise MissingPackagesError(f"PyTorch could not be installed: {error}; restart Slicer and try again") from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import slicer
 
-from LesionDiffusionLib.bundle_folders import BundleSummary, installed_bundles, summarize
+from LesionDiffusionLib.bundle_folders import MANIFEST, BundleSummary, installed_bundles, summarize
 from LesionDiffusionLib.errors import LabelError, LesionDiffusionError, SettingsError
 from LesionDiffusionLib.extension.mrml.geometry import volume_geometry, voxels
 from LesionDiffusionLib.extension.mrml.lesions import is_result
@@ -62,17 +63,25 @@ def ct_of(node: Node) -> slicer.vtkMRMLScalarVolumeNode | None:
     return node.resultVolume if adds_to_result(node) else node.inputVolume
 
 
+def first_ct() -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The first scalar volume of the scene that is neither a label map or the like, nor one of our results."""
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    plain = (v for v in volumes if v.GetClassName() == "vtkMRMLScalarVolumeNode")  # subclasses match the search, too
+    return next((volume for volume in plain if not is_result(volume)), None)
+
+
 def adds_to_result(node: Node) -> bool:
     """Whether the next lesion goes into the result that is there."""
     return node.addToResult and is_result(node.resultVolume)
 
 
 def box_in(node: Node) -> Box | None:
-    """The lesion's box on the CT's grid, perhaps reaching outside; None when the rule chooses the place.
+    """The lesion's box on the CT's grid, perhaps reaching outside; None when the rule chooses the place, or the user
+    has not yet drawn the box.
 
     Raises GeometryError for a CT or a box under a transform that is not linear.
     """
-    if node.placement != Placement.BOX or node.roi is None or ct_of(node) is None:
+    if node.placement != Placement.BOX or not _drawn(node.roi) or ct_of(node) is None:
         return None
     return roi_box(node.roi, volume_geometry(ct_of(node)))
 
@@ -81,9 +90,15 @@ def bundle_summary(node: Node) -> BundleSummary | None:
     """The chosen model, or None when it is not installed or damaged."""
     folder = installed_bundles().get(node.bundle)
     try:
-        return None if folder is None else summarize(folder)
-    except LesionDiffusionError:
+        return None if folder is None else _summary(folder, (folder / MANIFEST).stat().st_mtime_ns)
+    except (LesionDiffusionError, OSError):
         return None
+
+
+@functools.lru_cache(maxsize=8)
+def _summary(folder: Path, _changed_ns: int) -> BundleSummary:
+    """Read once for every state of the file: the panel asks several times a second while a box is dragged."""
+    return summarize(folder)
 
 
 def obstacle(node: Node) -> str | None:
@@ -144,6 +159,11 @@ def lend(
     return blocks, content
 
 
+def _drawn(roi: slicer.vtkMRMLMarkupsROINode | None) -> bool:
+    """Whether there is a box: a new ROI has no size, no point and is not shown."""
+    return roi is not None and roi.GetNumberOfControlPoints() > 0
+
+
 def _missing(node: Node) -> str | None:
     if node.inputVolume is None:
         return "Select a CT."
@@ -154,7 +174,7 @@ def _missing(node: Node) -> str | None:
         return "No segment is matched with an organ that can have a lesion: correct the table of organs."
     if bundle_summary(node) is None:
         return f'The model "{node.bundle}" is not installed or damaged: choose or install one under Models.'
-    if node.placement == Placement.BOX and node.roi is None:
+    if node.placement == Placement.BOX and not _drawn(node.roi):
         return "Place a box: click a point, fit it to a segment, or draw it."
     return None
 

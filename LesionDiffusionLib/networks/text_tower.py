@@ -156,6 +156,10 @@ class BiomedCLIPTextEncoder:
         vectors = [self._cache[string].to(device) for string in strings]
         return torch.stack(vectors) if vectors else torch.empty(0, self.tower.output_dim, device=device)
 
+    def forget(self) -> None:
+        """Encode every string anew from now on."""
+        self._cache.clear()
+
     @torch.no_grad()
     def _encode_one(self, string: str) -> Tensor:
         device = next(self.tower.parameters()).device

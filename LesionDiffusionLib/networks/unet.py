@@ -33,6 +33,7 @@ class UNetConfig:
     context_dim: int = 512
     skip_context: bool = False  # throw the context away: the released LINet test configuration (released-model 1.4)
     norm_groups: int = 32  # fewer for narrow networks: the timestep is lost where a group is a single channel
+    context_in_embedding: bool = False  # the mean text vector also joins the time embedding; the released ones do not
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_resolutions"):
@@ -95,7 +96,9 @@ class Stage(nn.Sequential):
 class UNet3D(nn.Module):
     """Noisy tensor, timestep and context in, one output of the same spatial size out.
 
-    All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``.
+    All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``. Ours is
+    ``context_in_embedding``: a small network trained briefly learns to follow its text from the first layer on, where
+    the transformers alone need long to be heard.
     ``use_checkpoint`` trades time for memory in training and never changes a value.
     """
 
@@ -106,6 +109,10 @@ class UNet3D(nn.Module):
         width = config.model_channels
         self.time_embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         self.context_linear_projection = nn.Linear(config.context_dim, config.context_dim, bias=False)
+        if config.context_in_embedding:
+            self.context_embed = nn.Sequential(
+                nn.Linear(config.context_dim, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width)
+            )
         self.input_blocks, skip_channels = self._make_input_blocks()
         top = skip_channels[-1]
         self.middle_block = Stage(self._res(top, top), self._transformer(top), self._res(top, top))
@@ -121,11 +128,14 @@ class UNet3D(nn.Module):
 
         ``context_BNC`` holds one ``context_dim``-vector per text entry; any number of entries, the same for the whole
         batch. ``None`` needs transformers as wide as the context (released-model 1.4). The computation runs in the
-        parameters' dtype, whatever the dtype of ``x_BCDHW``. Raises ``ValueError`` for shapes that do not fit.
+        parameters' dtype, whatever the dtype of ``x_BCDHW``; see :meth:`in_precision`. Raises ``ValueError`` for
+        shapes that do not fit.
         """
         self._check_input(x_BCDHW, context_BNC)
         dtype = self.time_embed[0].weight.dtype
         embedding_BC = self.time_embed(timestep_embedding(timesteps_B, self.config.model_channels).to(dtype))
+        if self.config.context_in_embedding:
+            embedding_BC = embedding_BC + self.context_embed(context_BNC.to(dtype).mean(dim=1))
         context_BNC = self._project_context(context_BNC, dtype)
         h = x_BCDHW.to(dtype)
         skips = []
@@ -135,7 +145,17 @@ class UNet3D(nn.Module):
         h = self._run(self.middle_block, h, embedding_BC, context_BNC)
         for stage in self.output_blocks:
             h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding_BC, context_BNC)
-        return self.out(h)
+        return self.out(h.to(self.out[0].weight.dtype))
+
+    def in_precision(self, dtype: torch.dtype) -> UNet3D:
+        """Compute in ``dtype`` from now on; returns itself.
+
+        The last layers stay in float32, since a sampler divides what they say by little at noisy timesteps. (Group and
+        layer norms gather their statistics in float32 in any case.)
+        """
+        self.to(dtype)
+        self.out.float()
+        return self
 
     def _make_input_blocks(self) -> tuple[nn.ModuleList, list[int]]:
         """The way down, and the channels of every skip connection in order."""
@@ -194,7 +214,8 @@ class UNet3D(nn.Module):
         if any(size % config.size_divisor for size in shape[2:]):
             raise ValueError(f"UNet3D needs sizes divisible by {config.size_divisor}, got {shape[2:]}; pad the input")
         expected = f"a context ({shape[0]}, N, {config.context_dim})"
-        if context_BNC is None and any(width != config.context_dim for width in config.attention_channels):
+        optional = not config.context_in_embedding and set(config.attention_channels) == {config.context_dim}
+        if context_BNC is None and not optional:
             raise ValueError(f"UNet3D needs {expected}, got None")
         if context_BNC is not None and context_BNC.shape[::2] != (shape[0], config.context_dim):
             raise ValueError(f"UNet3D expects {expected}, got {tuple(context_BNC.shape)}")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
-    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    _HERE = Path(__file__).resolve().parent
+    sys.path[:] = [str(_HERE.parents[1]), *(path for path in sys.path if Path(path).resolve() != _HERE)]
     from LesionDiffusionLib.scripts.headless import run_as_script
 
     run_as_script("demo")
@@ -16,6 +17,7 @@ from LesionDiffusionLib.scripts.output import Reporter
 from LesionDiffusionLib.scripts.synthesize import add_run_arguments, load, settings_from, synthesize_and_save
 
 LESION = "liver cancer"
+SIZE_MM = (34.0, 32.0, 30.0)  # of that lesion: large enough to be looked at
 PHANTOM_SEED = 7
 CT, ORGANS = "phantom.nii.gz", "phantom-organs.nii.gz"
 
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         models = load(args)
         phantom = _written(args.keep_phantom or Path(temporary), "head" if "brain" in kind.organs else "torso")
         ct_file = read_ct((args.keep_phantom or Path(temporary)) / CT)
-        wish = Wish(LesionReport(lesion_type=kind.name))
+        wish = Wish(LesionReport(lesion_type=kind.name, size_mm=SIZE_MM if kind.name == LESION else None))
         return synthesize_and_save((ct_file, phantom.organs), wish, models, settings, args, reporter)
 
 

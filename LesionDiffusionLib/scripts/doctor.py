@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
-    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    _HERE = Path(__file__).resolve().parent
+    sys.path[:] = [str(_HERE.parents[1]), *(path for path in sys.path if Path(path).resolve() != _HERE)]
     from LesionDiffusionLib.scripts.headless import run_as_script
 
     run_as_script("doctor")

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
-    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    _HERE = Path(__file__).resolve().parent
+    sys.path[:] = [str(_HERE.parents[1]), *(path for path in sys.path if Path(path).resolve() != _HERE)]
     from LesionDiffusionLib.scripts.headless import run_as_script
 
     run_as_script("prepare")
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("lesions")
     limits.add_argument("--margin-mm", type=float, default=80.0, help="surroundings kept (default: 80)")
     limits.add_argument("--lesions-per-scan", type=int, default=3, help="of each kind, largest first (default: 3)")
+    limits.add_argument(
+        "--round-sphericity", type=float, default=0.85, help="from it on a measured shape is round-like (default: 0.85)"
+    )
     limits.add_argument("--least-voxels", type=int, default=30, help="smaller lesions are left out (default: 30)")
 
 
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.labels:
         scans = [dataclasses.replace(scan, numbering=scan.numbering or args.labels) for scan in scans]
     segment = functools.partial(segment_organs, device=args.device) if args.totalsegmentator else None
-    limits = Limits(args.margin_mm, args.lesions_per_scan, args.least_voxels)
+    limits = Limits(args.margin_mm, args.lesions_per_scan, args.least_voxels, args.round_sphericity)
     how = Preparation(args.out, args.organs, segment, limits, args.seed, args.told)
     with tqdm(total=len(scans), file=sys.stderr, unit="scan") as bar:
 

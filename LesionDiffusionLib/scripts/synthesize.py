@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
-    sys.path[0:1] = [str(Path(__file__).resolve().parents[2])]
+    _HERE = Path(__file__).resolve().parent
+    sys.path[:] = [str(_HERE.parents[1]), *(path for path in sys.path if Path(path).resolve() != _HERE)]
     from LesionDiffusionLib.scripts.headless import run_as_script
 
     run_as_script("synthesize")
@@ -49,6 +50,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--candidates", type=int, default=1, help="draw several lesions and keep the one that fits best")
     run.add_argument("--seed", type=int, default=0, help="same seed, same case (default: 0)")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    run.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on GPUs that have it"
+    )
     run.add_argument("--json", action="store_true", help="print one JSON object per line instead of text")
 
 
@@ -123,7 +127,7 @@ def load(args: argparse.Namespace):
 
     device = resolve_device(args.device)
     with clear_memory_errors(device):
-        return load_models(open_bundle(args.bundle), device, args.text_encoder, args.allow_download)
+        return load_models(open_bundle(args.bundle), device, args.text_encoder, args.allow_download, args.precision)
 
 
 def settings_from(args: argparse.Namespace):

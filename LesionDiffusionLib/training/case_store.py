@@ -24,8 +24,8 @@ def save_shard(path: Path, cases: list[RenderedCase]) -> None:
 class CaseStore:
     """All shards of a folder, in the order of their names."""
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
-        self._shards = [np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npz"))[:limit]]
+    def __init__(self, folder: Path) -> None:
+        self._shards = [np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npz"))]
         if not self._shards:
             raise FileNotFoundError(
                 f"expected rendered cases (*.npz) in {folder}, found none; run the step 'cases' first"

@@ -64,6 +64,8 @@ class DenoiserTraining:
         schedule: "cosine" (paper) or "scaled_linear" (released).
         prediction: what the backbone predicts: "epsilon", "v" or "x0".
         flip: mirror half of the cases left to right, words included.
+        noise_bias: timesteps are drawn as the largest of so many uniform ones: with 1 they are uniform, above it noisy
+            ones come more often, and there the text decides what the noise hides. Need not be whole.
         activation_checkpointing: trade time for memory; changes no value.
     """
 
@@ -75,9 +77,12 @@ class DenoiserTraining:
     schedule: str = "cosine"
     prediction: str = "epsilon"
     flip: bool = False
+    noise_bias: float = 1.0
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if self.noise_bias < 1:
+            raise SettingsError(f"noise_bias must be at least 1 (uniform), got {self.noise_bias:g}")
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("prediction", self.prediction, PREDICTIONS)
 

@@ -43,7 +43,7 @@ def draw(source: Source, training: DenoiserTraining, num_train_steps: int, gener
     """
     total = training.loop.batch * ranks.world_size()
     picks = torch.randint(len(source), (total,), generator=generator).tolist()
-    t = torch.randint(num_train_steps, (total,), generator=generator)
+    t = draw_timesteps(total, num_train_steps, training.noise_bias, generator)
     noise = torch.randn((total, *source.shape), generator=generator)
     flips = [False] * total
     if training.flip:
@@ -57,6 +57,14 @@ def draw(source: Source, training: DenoiserTraining, num_train_steps: int, gener
     padded = [[*texts, *[""] * (longest - len(texts))] for texts in strings]
     own = ranks.share(total)
     return Draw(source(picks[own], flips[own]), t[own], noise[own], padded[own])
+
+
+def draw_timesteps(count: int, num_train_steps: int, noise_bias: float, generator: torch.Generator) -> Tensor:
+    """``count`` timesteps (int64): uniform for bias 1; P(t < x) = (x / T) ** bias in general."""
+    if noise_bias == 1:
+        return torch.randint(num_train_steps, (count,), generator=generator)
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    return (uniform ** (1 / noise_bias) * num_train_steps).long().clamp(max=num_train_steps - 1)
 
 
 def drop_attributes(strings: list[str], text: TextOptions, generator: torch.Generator) -> list[str]:

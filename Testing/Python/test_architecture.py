@@ -24,7 +24,7 @@ STOREYS = [
     {"models"},
     {"synthesis", "run", "mask_stage", "image_stage", "provenance", "training", "adapters",
      "datasets"},
-    {"worker", "worker_jobs"},
+    {"worker", "worker_jobs", "benchmark"},
     {"extension"},
     {"scripts"},
     {"__main__"},

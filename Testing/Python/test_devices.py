@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from LesionDiffusionLib import devices
-from LesionDiffusionLib.devices import clear_memory_errors, peak_memory_mib, resolve_device, with_memory_fallback
+from LesionDiffusionLib.devices import (
+    clear_memory_errors,
+    peak_memory_mib,
+    resolve_device,
+    resolve_precision,
+    with_memory_fallback,
+)
 from LesionDiffusionLib.errors import DeviceError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -27,6 +33,16 @@ def test_an_absent_device_lists_those_there_are(monkeypatch):
     assert resolve_device("cuda:1").index == 1
     with pytest.raises(DeviceError, match=r"cpu, cuda:0, cuda:1.*got 'cuda:2'"):
         resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_precision_is_half_on_gpus_that_compute_in_it(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", GPU) == expected
+    assert resolve_precision("fp32", GPU) == "fp32"
+    assert resolve_precision("auto", CPU) == "fp32"
+    with pytest.raises(DeviceError, match="expected one of the precisions auto, fp32, bf16, got 'int8'"):
+        resolve_precision("int8", CPU)
 
 
 def test_a_full_gpu_is_tried_once_more_in_half_precision(monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("demo", "synthesize", "report", "bundles", "prepare", "train", "doctor")
+COMMANDS = ("demo", "synthesize", "report", "bundles", "prepare", "train", "benchmark", "doctor")
 # As Slicer's --python-script: exec in __main__, the script's folder first on the path, and alive when it ends or fails.
 AS_SLICER = """
 import sys, os, types, traceback

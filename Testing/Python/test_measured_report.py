@@ -91,3 +91,9 @@ def test_lungs_have_words_of_their_own(lesion_hu, density):
 def test_contrast_is_told_by_the_aorta():
     told = [enhancement_of(hu) for hu in (None, 40.0, 90.0, 180.0)]
     assert told == [None, "non-contrast CT", None, "enhanced CT"]
+
+
+def test_the_ruler_of_roundness_can_be_stricter():
+    f, organ = finding(), "liver"
+    assert measured_report(f, organ).shape == "round-like"
+    assert measured_report(f, organ, round_sphericity=1.1).shape == "irregular"

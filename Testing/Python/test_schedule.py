@@ -98,6 +98,13 @@ def test_even_timesteps_work_for_every_number_of_steps():
         assert max(spacings) - min(spacings) <= 1
 
 
+@pytest.mark.parametrize(("steps", "last"), [(2, 300), (20, 300), (700, 300), (701, 299), (1000, 0)])
+def test_even_timesteps_end_where_they_are_told_if_they_fit(steps, last):
+    timesteps = even_timesteps(steps, lowest=300)
+    assert len(set(timesteps)) == steps
+    assert (timesteps[0], timesteps[-1]) == (999, last)
+
+
 @pytest.mark.parametrize("schedule", [RELEASED, NoiseSchedule.cosine()])
 def test_log_snr_timesteps_work_for_every_number_of_steps(schedule):
     assert log_snr_timesteps(1, schedule) == [999]

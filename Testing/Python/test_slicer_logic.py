@@ -155,6 +155,14 @@ def test_without_the_pytorch_extension_it_says_so(monkeypatch):
     assert dependencies.TORCH.startswith("torch")
 
 
+@pytest.mark.parametrize("error", [RuntimeError("PythonSlicer executable not found"), ImportError("libcudnn")])
+def test_a_failed_installation_of_torch_is_told(monkeypatch, error):
+    pip = Pip(monkeypatch, {"torch"})
+    monkeypatch.setattr(pip, "_install", lambda names: (_ for _ in ()).throw(error))
+    with pytest.raises(MissingPackagesError, match=f"could not be installed: {error}"):
+        ensure_packages()
+
+
 def test_start_up_registers_terminology_and_sample_data(monkeypatch):
     make_scene()
     registered = []

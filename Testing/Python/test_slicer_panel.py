@@ -8,13 +8,17 @@ import shutil
 import numpy as np
 import pytest
 from fake_endpoint import completion, running_endpoint
+from patients import make_patient
 from slicer_panel import PICTURES, client, patient_user, qt, slicer, tiny_home, user
+from slicer_scene import add_ct
 from test_language_model import CYST
 
 from LesionDiffusionLib.extension.mrml.geometry import volume_geometry, voxels
 from LesionDiffusionLib.extension.mrml.lesions import input_of, lesions, segmentation_of
-from LesionDiffusionLib.extension.mrml.placement import BoxState
+from LesionDiffusionLib.extension.mrml.placement import BoxState, set_roi
+from LesionDiffusionLib.extension.panel import placement_section
 from LesionDiffusionLib.extension.parameters import Placement
+from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.worker_client import Event
 
 assert all((client, patient_user, tiny_home, user, PICTURES))
@@ -431,6 +435,71 @@ def test_choices_survive_a_saved_scene(patient_user, tmp_path):
     assert (node.lesionType, node.density, node.seed) == ("liver cyst", "fluid-like", 77)
     assert patient_user.ui.seedSpinBox.value == 77
     assert patient_user.ui.densityCombo.currentText == "fluid-like"
+
+
+def test_a_scene_read_with_the_panel_open_brings_its_nodes(patient_user, tmp_path):
+    """Box and result are younger than the parameter node, and are read after it."""
+    test_from_apply_to_the_result_and_back(patient_user)
+    test_boxes_by_crosshair_segment_and_rule(patient_user)
+    names = ("inputVolume", "organSegmentation", "roi", "resultVolume")
+    before = {name: getattr(patient_user.node, name).GetName() for name in names}
+    scene = slicer.mrmlScene
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    scene.Commit()
+    scene.Clear(False)
+    patient_user.look()
+    scene.Import()
+    patient_user.look()
+    after = {name: node.GetName() for name in names if (node := getattr(patient_user.node, name)) is not None}
+    assert after == before
+
+
+def test_while_a_scene_is_read_the_selectors_write_nothing(patient_user):
+    """Slicer empties them then."""
+    widget, scene, ct = patient_user.widget, slicer.mrmlScene, patient_user.node.inputVolume
+    widget.onSceneStartImport(scene, "StartImportEvent")
+    patient_user.ui.ctSelector.setCurrentNode(None)
+    assert patient_user.node.inputVolume is ct
+    widget.onSceneEndImport(scene, "EndImportEvent")
+    patient_user.look()
+    assert patient_user.ui.ctSelector.currentNode() is ct
+
+
+def test_a_label_map_or_a_result_is_not_the_first_ct(user):
+    scene = slicer.mrmlScene
+    scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    user.widget.initializeParameterNode()
+    assert user.node.inputVolume is None
+    ct = add_ct(make_patient(dtype="int16")[0], "CT")
+    user.widget.initializeParameterNode()
+    assert user.node.inputVolume is ct
+
+
+def test_a_new_box_has_to_be_drawn(patient_user, monkeypatch):
+    """The selector's "Create new" makes a ROI that has no size and is not shown."""
+    started = []
+    monkeypatch.setattr(placement_section, "start_placing", started.append)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "mine")
+    patient_user.node.roi, patient_user.node.placement = roi, Placement.BOX
+    patient_user.ui.roiSelector.nodeAddedByUser.emit(roi)
+    patient_user.look()
+    assert started == [roi]
+    assert not patient_user.ui.applyButton.enabled
+    assert patient_user.ui.applyButton.toolTip.startswith("Place a box")
+    set_roi(roi, Box((20, 18, 22), (28, 26, 30)), volume_geometry(patient_user.node.inputVolume))
+    patient_user.look()
+    assert patient_user.ui.applyButton.enabled, patient_user.ui.applyButton.toolTip
+
+
+def test_organs_under_a_bent_transform_hinder_nothing(patient_user):
+    """Only whether the box lies in the organ cannot be told; the organ map itself follows any transform."""
+    test_boxes_by_crosshair_segment_and_rule(patient_user)
+    bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "bent")
+    patient_user.node.organSegmentation.SetAndObserveTransformNodeID(bent.GetID())
+    patient_user.node.roi.SetName("looked at again")
+    patient_user.look()
+    assert "linear" in patient_user.ui.boxStateLabel.text
+    assert patient_user.ui.applyButton.enabled
 
 
 def test_a_missing_package_is_told_and_nothing_starts(patient_user, monkeypatch):

@@ -18,7 +18,13 @@ from LesionDiffusionLib.training.loop import LoopOptions, optimize
 from LesionDiffusionLib.training.presets import PRESETS
 from LesionDiffusionLib.training.rendered_case import random_case
 from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
-from LesionDiffusionLib.training.train_denoisers import drop_attributes, linet_losses, linet_objective, lmnet_objective
+from LesionDiffusionLib.training.train_denoisers import (
+    draw_timesteps,
+    drop_attributes,
+    linet_losses,
+    linet_objective,
+    lmnet_objective,
+)
 from LesionDiffusionLib.training.train_vqgan import revive_codes, start_codebook, vqgan_objective
 from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
 from LesionDiffusionLib.training.windows import random_windows
@@ -147,6 +153,14 @@ def test_attribute_dropout_keeps_order_and_sometimes_drops_all():
 def tiny_training(network: str, **changes):
     unet = getattr(tiny_manifest(), network).unet
     return dataclasses.replace(PRESETS["starter"][network], network=unet, **changes)
+
+
+@pytest.mark.parametrize("bias", [1.0, 2.0, 3.0])
+def test_timesteps_are_distributed_as_a_power(bias):
+    t = draw_timesteps(100_000, 1000, bias, torch.Generator().manual_seed(0))
+    assert (t.min() >= 0, t.max()) == (True, 999)
+    for border in (250, 500, 900):
+        assert (t < border).double().mean() == pytest.approx((border / 1000) ** bias, abs=0.006)
 
 
 @pytest.mark.parametrize("network", ["lmnet", "linet"])

@@ -71,6 +71,27 @@ def test_context_entries_have_no_order():
     torch.testing.assert_close(network(x, t, context), network(x, t, context.flip(1)), atol=1e-5, rtol=1e-5)
 
 
+def test_context_in_the_embedding_is_heard_where_transformers_are_silent():
+    network = random_unet(replace(TINY, context_in_embedding=True))
+    for name, parameter in network.named_parameters():
+        if "transformer_blocks" in name or "proj_out" in name:
+            torch.nn.init.zeros_(parameter)
+    x, t, context = torch.randn(2, 3, 4, 8, 4), torch.tensor([3, 700]), torch.randn(2, 5, 16)
+    y = network(x, t, context)
+    other = context.clone()
+    other[0] += 1
+    changed = (network(x, t, other) - y).abs().amax(dim=(1, 2, 3, 4))
+    assert changed[0] > 1e-3
+    assert changed[1] == 0
+    torch.testing.assert_close(network(x, t, context.flip(1)), y, atol=1e-5, rtol=1e-5)
+
+
+def test_context_in_the_embedding_needs_a_context():
+    config = UNetConfig(1, 1, 8, context_dim=32, context_in_embedding=True)
+    with pytest.raises(ValueError, match="needs a context"):
+        UNet3D(config)(torch.randn(1, 1, 4, 8, 4), torch.tensor([10]))
+
+
 def test_skipped_context_equals_none_and_ignores_the_text():
     config = {"in_channels": 1, "out_channels": 1, "model_channels": 8, "context_dim": 32}
     skipping = random_unet(UNetConfig(**config, skip_context=True))
@@ -98,11 +119,13 @@ def test_a_fresh_network_predicts_zero():
     assert torch.equal(y, torch.zeros_like(y))
 
 
-def test_half_precision_network_takes_a_float_state():
-    network = random_unet(TINY).bfloat16()
-    y = network(torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16))
-    assert y.dtype == torch.bfloat16
-    assert y.isfinite().all()
+def test_in_half_precision_it_says_nearly_the_same_and_in_float32():
+    network = random_unet(TINY)
+    inputs = torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16)
+    exact = network(*inputs)
+    rough = network.in_precision(torch.bfloat16)(*inputs)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.03 * exact.abs().max()
 
 
 def test_timestep_embedding_is_cosine_first():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
-from LesionDiffusionLib.extension.mrml.placement import last_point_world
+from LesionDiffusionLib.extension.mrml.placement import last_point_world, start_placing
 
 
 class PointPicker:
@@ -25,9 +25,7 @@ class PointPicker:
         self._node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Lesion here")
         self._node.SetSaveWithScene(False)
         self._node.CreateDefaultDisplayNodes()
-        logic = slicer.modules.markups.logic()
-        logic.SetActiveList(self._node)
-        logic.StartPlaceMode(False)
+        start_placing(self._node)
 
     def take(self) -> np.ndarray | None:
         """World mm of the point that was clicked; None as long as there is none."""

@@ -58,6 +58,13 @@ def add_roi(name: str) -> slicer.vtkMRMLMarkupsROINode:
     return roi
 
 
+def start_placing(markups: slicer.vtkMRMLMarkupsNode) -> None:
+    """Let the next clicks into a view place this node's points."""
+    logic = slicer.modules.markups.logic()
+    logic.SetActiveList(markups)
+    logic.StartPlaceMode(False)
+
+
 def set_roi(roi: slicer.vtkMRMLMarkupsROINode, box: Box, geometry: Geometry) -> None:
     """Make the ROI cover exactly the voxels of a box, its axes along the grid's.
 

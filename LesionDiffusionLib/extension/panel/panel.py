@@ -49,8 +49,7 @@ class Panel:
 
     def set_node(self, node: LesionDiffusionParameterNode | None) -> None:
         """Show other choices; None lets go of the scene, and of the job that is under way for it."""
-        if self.session.node is not None:
-            self.session.node.disconnectGui(self._gui_tag)
+        self.disconnect_gui()
         self._watch([])
         if node is None:
             self._placement.release()
@@ -61,6 +60,12 @@ class Panel:
             self._gui_tag = node.connectGui(self.session.ui)
             self._stale = True
             self.refresh()
+
+    def disconnect_gui(self) -> None:
+        """Let the widgets write nothing until `set_node` is called again."""
+        if self.session.node is not None and self._gui_tag is not None:
+            self.session.node.disconnectGui(self._gui_tag)
+            self._gui_tag = None
 
     def tick(self) -> None:
         """Hear the worker, and show what changed since the last time."""

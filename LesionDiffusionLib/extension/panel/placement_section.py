@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import slicer
 from slicer.i18n import tr as _
 
 from LesionDiffusionLib.errors import LesionDiffusionError
@@ -17,6 +18,7 @@ from LesionDiffusionLib.extension.mrml.placement import (
     crosshair_world,
     set_roi,
     show_state,
+    start_placing,
 )
 from LesionDiffusionLib.extension.panel.combos import chosen, fill
 from LesionDiffusionLib.extension.panel.session import Session
@@ -36,6 +38,7 @@ class PlacementSection:
         self._ui.crosshairButton.clicked.connect(lambda: self._center(crosshair_world()))
         self._ui.randomButton.clicked.connect(self._random)
         self._ui.fitButton.clicked.connect(self._fit)
+        self._ui.roiSelector.nodeAddedByUser.connect(self._draw)
 
     def tick(self) -> None:
         """Take a point that was clicked."""
@@ -80,7 +83,10 @@ class PlacementSection:
         geometry, organ = volume_geometry(ct_of(node)), None
         if node.organSegmentation is not None and node.organ and (ids := segments_of(node, node.organ)):
             organ = node.organSegmentation, ids
-        state = box_state(box, geometry, organ, summary.largest_lesion_mm)
+        try:
+            state = box_state(box, geometry, organ, summary.largest_lesion_mm)
+        except LesionDiffusionError as error:  # the segmentation may lie under a transform that is not linear
+            return str(error)
         show_state(node.roi, state)
         size = format_size(axes_to_size(geometry, box.size_mm(geometry)))
         told = {
@@ -98,6 +104,12 @@ class PlacementSection:
         else:
             self._picker.start()
             self._session.say(_("Click into a slice view where the lesion should be."))
+
+    def _draw(self, roi: slicer.vtkMRMLMarkupsROINode | None) -> None:
+        """The user made a new box in the selector: it is there to be drawn."""
+        if roi is not None:
+            start_placing(roi)
+            self._session.say(_("Click into a slice view: the two ends of the box's diagonal."))
 
     def _center(self, point_world: np.ndarray) -> None:
         from LesionDiffusionLib.placement import box_at  # loads scipy, which opening the panel should not wait for

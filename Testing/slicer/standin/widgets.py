@@ -12,6 +12,7 @@ class NodeComboBox(QtWidgets.QComboBox):
     """Nodes of one class."""
 
     currentNodeChanged = Signal(object)  # noqa: N815
+    nodeAddedByUser = Signal(object)  # noqa: N815
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)

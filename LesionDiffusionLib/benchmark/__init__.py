@@ -1,0 +1,1 @@
+"""How fast, measured side by side: the way of the released pipeline against ours, in one run."""

@@ -1,0 +1,139 @@
+"""The table: the released way, ours at the same settings, ours at its defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from LesionDiffusionLib import __version__
+from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
+from LesionDiffusionLib.benchmark.job import Job
+from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
+from LesionDiffusionLib.devices import PRECISIONS, describe_device
+from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.run import Settings
+from LesionDiffusionLib.sampling import SamplingOptions
+
+SAMPLED = ("mask", "inpaint")  # the stages in which denoisers run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of doing the job.
+
+    Attributes:
+        name: what was measured.
+        seconds: per stage.
+        ratio: how many times faster than the released way.
+        tflops: 10^12 operations a second of LMNet and LINet while they sample.
+        share_of_ceiling: of the matrix products this device reaches.
+        peak_memory_mib: see `Outcome`.
+        difference_hu: mean absolute difference to the released way inside the lesion.
+    """
+
+    name: str
+    seconds: dict[str, float]
+    ratio: float
+    tflops: float
+    share_of_ceiling: float
+    peak_memory_mib: dict[str, int]
+    difference_hu: float
+
+
+def compare(job: Job, exact: Job, steps: int = 200, repeats: int = 3, seed: int = 1) -> dict[str, Any]:
+    """Measure all ways in one run; the result is plain JSON.
+
+    Args:
+        job: the lesion, with networks in the precision we compute in.
+        exact: the same with networks in float32, for the released way.
+        steps: DDIM steps of the released way.
+        repeats: of ours, of which the fastest counts; the released way runs once.
+        seed: of the noise, the same for all.
+    """
+    same = Settings(seed, "ddim", steps)
+    our_way(job, dataclasses.replace(same, steps=2))  # warm-up
+    # Ours first: the peak memory of a process never falls.
+    ways = {
+        "ours, defaults": _fastest(job, Settings(seed), repeats),
+        f"ours, DDIM {steps}": our_way(job, same),
+    }
+    spread_hu = _difference_hu(our_way(job, dataclasses.replace(same, seed=seed + 1)), ways[f"ours, DDIM {steps}"])
+    rounding_hu = _difference_hu(our_way(exact, same), ways[f"ours, DDIM {steps}"]) if exact is not job else 0.0
+    ways[f"released way, DDIM {steps}"] = slow = released_way(exact, same)
+    ceiling = matmul_tflops(job.models.device, PRECISIONS[job.models.precision])
+    rows = []
+    for name, way in reversed(ways.items()):
+        settings = Settings(seed) if name.endswith("defaults") else same
+        tflops = sampling_tflop(job.models, settings) / sum(way.seconds[stage] for stage in SAMPLED)
+        rows.append(
+            Row(
+                name,
+                way.seconds,
+                slow.total_seconds / way.total_seconds,
+                tflops,
+                tflops / ceiling,
+                way.peak_memory_mib,
+                _difference_hu(way, slow),
+            )
+        )
+    return {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "matmul_tflops": ceiling,
+        "seed_to_seed_hu": spread_hu,
+        "rounding_hu": rounding_hu,  # ours in its precision against ours in float32, same steps
+        "environment": environment(job),
+    }
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """What the figures depend on."""
+    manifest = job.models.bundle.manifest
+    return {
+        "bundle": manifest.name,
+        "device": describe_device(job.models.device),
+        "precision": job.models.precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "version": __version__,
+        "ct_voxels": list(job.ct.array.shape),
+        "spacing_mm": [round(float(s), 3) for s in job.ct.geometry.spacing_mm],
+        "lesion_mm": [round(float(s), 1) for s in job.report.size_mm],
+        "mask": dataclasses.asdict(manifest.lmnet.sampling),
+        "image": dataclasses.asdict(manifest.linet.sampling),
+    }
+
+
+def sampling_tflop(models: Models, settings: Settings) -> float:
+    """Operations (10^12) of all evaluations of LMNet and LINet in one synthesis."""
+    total = 0.0
+    downsampling = models.linet.codec.autoencoder.config.downsampling
+    parts = (
+        (models.lmnet, models.bundle.manifest.lmnet, 1),
+        (models.linet, models.bundle.manifest.linet, downsampling),
+    )
+    for network, spec, divisor in parts:
+        options = settings.for_network(spec.sampling)
+        edges = [n // divisor for n in network.window.shape]
+        x = torch.zeros(1, spec.unet.in_channels, *edges, device=models.device)
+        context = torch.zeros(1, 8, spec.unet.context_dim, device=models.device)
+        total += evaluations(options) * forward_tflop(network.denoiser.backbone, x, context)
+    return total
+
+
+def evaluations(options: SamplingOptions) -> int:
+    """How often a single example passes the network (guidance without an interval takes two at every step)."""
+    return options.steps * (1 if options.guidance == 1 else 2)
+
+
+def _fastest(job: Job, settings: Settings, repeats: int) -> Outcome:
+    return min((our_way(job, settings) for _ in range(repeats)), key=lambda way: way.total_seconds)
+
+
+def _difference_hu(a: Outcome, b: Outcome) -> float:
+    return float(np.abs(a.lesion_hu.astype(np.float64) - b.lesion_hu).mean())

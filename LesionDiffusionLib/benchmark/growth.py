@@ -1,0 +1,74 @@
+"""How the cost of a synthesis grows with what is asked, measured from arrays to arrays."""
+
+from __future__ import annotations
+
+import os
+import time
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+
+from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.models import Models, load_models
+from LesionDiffusionLib.phantom import Phantom, make_phantom
+from LesionDiffusionLib.planning import Wish
+from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.run import Settings
+from LesionDiffusionLib.synthesis import synthesize
+
+SIZES_MM, SPACINGS_MM = (10, 20, 40, 80), (5.0, 3.5, 2.5, 1.75)
+STEPS, CANDIDATES, PROCESSES = (5, 10, 20, 40), (1, 2, 4), (1, 2)
+EACH = 3  # lesions of every process
+
+
+def cost_growth(models: Models) -> dict[str, list[dict[str, Any]]]:
+    """Seconds for one lesion as one thing grows and the others stay; for processes, lesions per minute of all."""
+    phantom = _phantom(2.5)
+    _seconds(phantom, models, steps=2)  # warm-up
+    return {
+        "lesion_mm": [{"x": mm, "seconds": _seconds(phantom, models, mm)} for mm in SIZES_MM],
+        "ct_voxels": [_of_ct(_phantom(spacing_mm), models) for spacing_mm in SPACINGS_MM],
+        "steps": [{"x": n, "seconds": _seconds(phantom, models, steps=n)} for n in STEPS],
+        "candidates": [{"x": n, "seconds": _seconds(phantom, models, candidates=n)} for n in CANDIDATES],
+        "processes": [{"x": n, "lesions_per_minute": lesions_per_minute(models, n)} for n in PROCESSES],
+    }
+
+
+def lesions_per_minute(models: Models, processes: int, each: int = EACH, steps: int | None = None) -> float:
+    """Lesions of several processes that share the processor, counted from when all of them are warm."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    job = (str(models.bundle.folder), str(models.device), threads, each, steps)
+    context = get_context("spawn")
+    with context.Manager() as manager, context.Pool(processes) as pool:
+        barrier = manager.Barrier(processes)
+        spans = pool.starmap(_worker, [(*job, barrier)] * processes, chunksize=1)
+    return 60 * processes * each / max(spans)
+
+
+def _worker(folder: str, device: str, threads: int, each: int, steps: int | None, barrier: Any) -> float:
+    torch.set_num_threads(threads)
+    models = load_models(open_bundle(folder), torch.device(device))
+    phantom = _phantom(5.0)
+    _seconds(phantom, models, steps=2)
+    barrier.wait()
+    started = time.perf_counter()
+    for seed in range(each):
+        _seconds(phantom, models, seed=seed, steps=steps)
+    return time.perf_counter() - started
+
+
+def _of_ct(phantom: Phantom, models: Models) -> dict[str, Any]:
+    return {"x": int(np.prod(phantom.ct.array.shape)), "seconds": _seconds(phantom, models)}
+
+
+def _phantom(spacing_mm: float) -> Phantom:
+    return make_phantom(np.random.default_rng(7), "torso", spacing_mm)
+
+
+def _seconds(phantom: Phantom, models: Models, size_mm: float = 30, **settings: Any) -> float:
+    report = LesionReport(lesion_type="liver cancer", size_mm=(size_mm,) * 3)
+    started = time.perf_counter()
+    synthesize(phantom.ct, phantom.organs, Wish(report), bundle=models, settings=Settings(**{"seed": 1} | settings))
+    return round(time.perf_counter() - started, 3)

@@ -1,0 +1,160 @@
+"""Two ways from arrays to arrays: as the released pipeline goes, and ours.
+
+Both draw a mask with LMNet (for its cost: the lesion itself is the job's, so that both inpaint the same) and inpaint
+with LINet, from the same noise. The released pipeline (released-model 6.2) encodes and decodes the whole volume and
+takes what is decoded; it keeps no text between two uses, so every step pays for the text encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from LesionDiffusionLib.benchmark.ceiling import synchronize
+from LesionDiffusionLib.benchmark.job import Job
+from LesionDiffusionLib.devices import peak_memory_mib, repeatable
+from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser, Prediction
+from LesionDiffusionLib.diffusion.samplers import SampleNoise
+from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
+from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
+from LesionDiffusionLib.image_stage import inpaint
+from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
+from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask, window_grid
+from LesionDiffusionLib.run import Run, Settings
+
+LATENT = 2  # voxels per latent along an axis
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a path cost and made.
+
+    Attributes:
+        seconds: per stage.
+        lesion_hu: values of the new CT inside the lesion (N,).
+        peak_memory_mib: as `devices.peak_memory_mib`; of the process since its start, of the GPU since the path's.
+    """
+
+    seconds: dict[str, float]
+    lesion_hu: np.ndarray
+    peak_memory_mib: dict[str, int]
+
+    @property
+    def total_seconds(self) -> float:
+        """All stages."""
+        return sum(self.seconds.values())
+
+
+class _TimedRun(Run):
+    """A run whose stages wait for the device before the clock is read."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        synchronize(self.models.device)
+        started = time.perf_counter()
+        yield
+        synchronize(self.models.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def our_way(job: Job, settings: Settings) -> Outcome:
+    """The window alone, text encoded once."""
+
+    def make(run: Run, noise: SampleNoise) -> np.ndarray:
+        near, changed_hu, _ = inpaint(run, job.mask, noise)
+        return changed_hu[job.mask[near.slices]]
+
+    return _measured(job, settings, make)
+
+
+def released_way(job: Job, settings: Settings) -> Outcome:
+    """The whole volume through the autoencoder, text encoded at every step."""
+    models = job.models
+    lmnet = _Forgetful(models.lmnet.denoiser, models.mask_text, models.mask_strings(job.report))
+    linet = _Forgetful(models.linet.denoiser, models.image_text, models.image_strings(job.report))
+    forgetful = dataclasses.replace(
+        models,
+        lmnet=dataclasses.replace(models.lmnet, denoiser=lmnet),
+        linet=dataclasses.replace(models.linet, denoiser=linet),
+    )
+    job = dataclasses.replace(job, models=forgetful)
+    return _measured(job, settings, lambda run, noise: _inpaint_whole(run, job.mask, noise))
+
+
+def _measured(job: Job, settings: Settings, make: Callable[[Run, SampleNoise], np.ndarray]) -> Outcome:
+    device = job.models.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    plain = job.run(settings)
+    run = _TimedRun(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(Run)})
+    with torch.inference_mode(), repeatable():
+        _sample_mask(run, SampleNoise.from_seeds([settings.seed]))
+        lesion_hu = make(run, SampleNoise.from_seeds([settings.seed + 1]))
+    return Outcome(dict(run.seconds), lesion_hu, peak_memory_mib(device))
+
+
+def _sample_mask(run: Run, noise: SampleNoise) -> None:
+    """LMNet's share of the time; what it draws is not used."""
+    lmnet = run.models.lmnet
+    maps = torch.ones(1, 3, *lmnet.window.shape, device=run.models.device)
+    context = run.models.mask_context(run.plan.report)
+    options = run.settings.for_network(run.models.bundle.manifest.lmnet.sampling)
+    run.sampled("mask", lambda: lmnet.sample(maps, context, options, noise))
+
+
+def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray:
+    """As released: the whole volume's latent, in which the lesion's window is sampled anew."""
+    linet, patient = run.models.linet, run.ct.geometry
+    whole, window = _whole_grid(run, mask)
+    latents = (..., *(slice(a // LATENT, b // LATENT) for a, b in zip(window.start, window.stop, strict=True)))
+    with run.stage("encode"):
+        z = linet.codec.encode(sample(run.ct, whole), run.models.device)
+    share = sample_mask(mask, patient, whole)[window.slices].astype(np.float32)
+    region = torch.from_numpy(share)[None, None].to(run.models.device)
+    context = run.models.image_context(run.plan.report)
+    options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
+    z[latents] = run.sampled("inpaint", lambda: linet.sample(z[latents], region, context, options, noise))
+    with run.stage("decode"):
+        decoded = linet.codec.decode(z)[0]
+    with run.stage("blend"):
+        box = Box.bounding(mask)
+        return sample_home(decoded, whole, patient, box)[mask[box.slices]]
+
+
+def _whole_grid(run: Run, mask: np.ndarray) -> tuple[Geometry, Box]:
+    """The whole volume in the network's voxels, and the network's window around the lesion, at even voxels."""
+    patient, rule = run.ct.geometry, run.models.linet.window
+    spacing_mm = rule.spacing_for(run.plan.report.size_mm)
+    size_mm = reversed(axes_to_size(patient, Box.whole(patient.shape).size_mm(patient)))  # along D, H, W
+    shape = tuple(
+        max(edge, LATENT * int(np.ceil(size / spacing_mm / LATENT)))
+        for edge, size in zip(rule.shape, size_mm, strict=True)
+    )
+    whole = window_grid(patient, tuple((n - 1) / 2 for n in patient.shape), spacing_mm, shape)
+    center = box_on_grid(Box.bounding(mask), patient, whole).center_vox
+    start = tuple(
+        int(np.clip(LATENT * round((c - edge / 2) / LATENT), 0, n - edge))
+        for c, edge, n in zip(center, rule.shape, shape, strict=True)
+    )
+    return whole, Box(start, tuple(a + edge for a, edge in zip(start, rule.shape, strict=True)))
+
+
+class _Forgetful:
+    """A denoiser that has the text encoded before every evaluation, as the released code does."""
+
+    def __init__(self, denoiser: Denoiser, encoder: TextEncoder, strings: list[str]) -> None:
+        self._denoiser, self._encoder, self._strings = denoiser, encoder, strings
+        self.schedule: NoiseSchedule = denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition | None = None) -> Prediction:
+        if isinstance(self._encoder, BiomedCLIPTextEncoder):
+            self._encoder.forget()
+        self._encoder.encode(self._strings)
+        return self._denoiser(x_t, t, condition)

@@ -1,0 +1,154 @@
+"""The benchmark: both ways do the same job, and the figures are what they are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from patients import fake_models, tiny_bundle
+
+from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
+from LesionDiffusionLib.benchmark.comparison import compare, evaluations, sampling_tflop
+from LesionDiffusionLib.benchmark.growth import lesions_per_minute
+from LesionDiffusionLib.benchmark.job import Sizes, make_job, random_models
+from LesionDiffusionLib.benchmark.paths import our_way, released_way
+from LesionDiffusionLib.benchmark.steps import enough_steps
+from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.networks.unet import UNetConfig
+from LesionDiffusionLib.networks.vqgan import VQGANConfig
+from LesionDiffusionLib.run import Settings
+from LesionDiffusionLib.sampling import SamplingOptions
+from LesionDiffusionLib.scripts.cli import main
+
+CPU = torch.device("cpu")
+COARSE_MM = 5.0
+UNETS = [UNetConfig(n, out, 16, (1, 2), 1, (2,), 32, 32, norm_groups=8) for n, out in ((4, 1), (5, 4))]
+SMALL = Sizes(*UNETS, VQGANConfig(16, codebook_size=32), edge=16, spacing_mm=6.0, text_tower=False)
+
+
+@pytest.fixture(scope="module")
+def job():
+    return make_job(random_models(CPU, SMALL), 30, COARSE_MM)
+
+
+class Conv(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(3, 5, 3, padding=1)
+
+    def forward(self, x, timesteps, context):
+        return self.conv(x)
+
+
+def test_operations_are_counted_as_in_the_closed_form():
+    counted = forward_tflop(Conv(), torch.zeros(2, 3, 4, 6, 8), torch.zeros(2, 1, 4))
+    assert counted == pytest.approx(2 * 2 * 5 * 3 * 27 * 4 * 6 * 8 / 1e12)
+
+
+def test_the_ceiling_is_the_number_of_operations_over_time(monkeypatch):
+    monkeypatch.setattr("LesionDiffusionLib.benchmark.ceiling.EDGES", {"cpu": 64})
+    clock = iter(np.arange(0, 1000, 0.5))
+    monkeypatch.setattr("LesionDiffusionLib.benchmark.ceiling.time.perf_counter", lambda: next(clock))
+    assert matmul_tflops(CPU) == pytest.approx(2 * 64**3 / 0.5 / 1e12)
+
+
+def test_guidance_doubles_the_evaluations(job):
+    assert evaluations(SamplingOptions("ddim", 7, 1.0)) == 7
+    assert evaluations(SamplingOptions("ddim", 7, 2.0)) == 14
+    once, guided = (sampling_tflop(job.models, Settings(steps=4, guidance=w)) for w in (1.0, 3.0))
+    assert guided == pytest.approx(2 * once)
+
+
+def test_both_ways_put_the_same_lesion_there(tmp_path):
+    """Networks by rule: the autoencoder acts locally and the denoiser shifts by the text, so both ways must agree."""
+    job = make_job(fake_models(tmp_path), 30, COARSE_MM)
+    job = dataclasses.replace(job, report=dataclasses.replace(job.report, density="hypodense lesion"))
+    settings = Settings(1, guidance=1.0)
+    ours, released = our_way(job, settings), released_way(job, settings)
+    before = job.ct.array[job.mask]
+    assert ours.lesion_hu.shape == released.lesion_hu.shape == before.shape
+    assert abs(np.median(ours.lesion_hu) - np.median(released.lesion_hu)) < 10
+    assert abs(np.median(released.lesion_hu) - np.median(before)) > 20
+
+
+def test_only_the_released_way_encodes_text_at_every_step(job, monkeypatch):
+    calls = []
+    encode = job.models.image_text.encode
+    monkeypatch.setattr(job.models.image_text, "encode", lambda strings: calls.append(1) or encode(strings))
+    our_way(job, Settings(1, "ddim", 5))
+    ours = len(calls)
+    released_way(job, Settings(1, "ddim", 5))
+    assert ours == 2, "one context a network"
+    assert len(calls) - ours == 2 + 2 * 5
+
+
+def test_the_released_way_pays_for_the_whole_volume(job):
+    ours, released = (way(job, Settings(1, steps=2)) for way in (our_way, released_way))
+    assert released.seconds["encode"] > 3 * ours.seconds["encode"]
+    assert set(ours.seconds) == set(released.seconds) == {"mask", "encode", "inpaint", "decode", "blend"}
+    assert ours.total_seconds == pytest.approx(sum(ours.seconds.values()))
+
+
+def test_the_table_is_json_and_its_reference_is_the_released_way(job):
+    figures = json.loads(json.dumps(compare(job, job, steps=4, repeats=1)))
+    released, same, defaults = figures["rows"]
+    assert [row["name"].split(",")[0] for row in figures["rows"]] == ["released way", "ours", "ours"]
+    assert released["ratio"] == 1
+    assert released["difference_hu"] == 0
+    assert same["ratio"] == pytest.approx(sum(released["seconds"].values()) / sum(same["seconds"].values()))
+    assert defaults["name"] == "ours, defaults"
+    assert figures["seed_to_seed_hu"] > 0
+
+
+def test_as_many_steps_of_the_same_sampler_differ_less_than_another_seed(tmp_path):
+    job = make_job(fake_models(tmp_path), 30, COARSE_MM)
+    figures = enough_steps(job, seeds=2, many=20, counts=(10,))
+    assert figures["dpmpp"]["10"]["mask_dice"] > 0.95
+    assert figures["dpmpp"]["10"]["difference_hu"] <= figures["seed_to_seed"]["difference_hu"] + 0.5
+
+
+def test_in_half_precision_the_same_lesion_comes_out(job):
+    """The released way stays in float32; what rounding changes is told, and is less than another seed does."""
+    ours = dataclasses.replace(job, models=random_models(CPU, SMALL, "bf16"))
+    figures = compare(ours, job, steps=4, repeats=1)
+    assert figures["environment"]["precision"] == "bf16"
+    assert 0 < figures["rounding_hu"] < figures["seed_to_seed_hu"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+def test_processes_share_the_work():
+    models = load_models(open_bundle("starter"), CPU)
+    assert lesions_per_minute(models, 2, each=1, steps=2) > 0
+
+
+def test_the_command_prints_and_writes(tiny, tmp_path, capsys):
+    arguments = ["--bundle", str(tiny.folder), "--device", "cpu", "--steps", "3", "--repeats", "1"]
+    out = tmp_path / "out"
+    assert main(["benchmark", *arguments, "--spacing-mm", "5", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| released way, DDIM 3 |" in printed
+    written = json.loads((out / "benchmark.json").read_text())
+    assert written["command"].startswith("lesiondiffusion benchmark")
+    assert (out / "benchmark.md").read_text().startswith("`lesiondiffusion benchmark")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "must be above 0"),
+        (["--growth", "--released-size"], "use a bundle instead"),
+        (["--bundle", "nowhere"], "nowhere"),
+        (["--size-mm", "4000"], "make the lesion smaller"),
+    ],
+)
+def test_a_users_mistake_is_told_in_one_line(arguments, message, capsys):
+    assert main(["benchmark", "--device", "cpu", "--spacing-mm", "6", *arguments]) == 2
+    assert message in capsys.readouterr().err
