@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from LesionDiffusionLib.bundles import open_bundle
@@ -24,6 +25,7 @@ from LesionDiffusionLib.io import read_ct, read_labels
 from LesionDiffusionLib.labels import OrganMap, load_table, organ_map
 from LesionDiffusionLib.lesion_types import all_lesion_types
 from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.phantom import make_phantom
 from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.preview import preview_image
 from LesionDiffusionLib.report import LesionReport
@@ -42,15 +44,18 @@ WIDTH_PX, COLORS = 720, 64  # small files: these pictures live in the repository
 
 @dataclass(frozen=True)
 class Patient:
-    """Files of a CT; ``organs`` None: by threshold."""
+    """Files of a CT; ``organs`` None: by threshold; ``ct`` None: the embedded phantom."""
 
     name: str
-    ct: str
+    ct: str | None
     organs: str | None = None
     numbering: str | None = None
 
     @functools.cache  # noqa: B019 (the patients live as long as the program)
     def read(self, data: Path) -> tuple[Volume, OrganMap]:
+        if self.ct is None:
+            phantom = make_phantom(np.random.default_rng(7))
+            return phantom.ct, phantom.organs
         ct = read_ct(data / self.ct).volume
         if self.organs is None:
             return ct, OrganMap(Volume(guess_organs(ct), ct.geometry), load_table("totalseg_v1"))
@@ -63,6 +68,7 @@ PATIENTS = (
     Patient("abdomen, DICOM", "torso_dicom/series", "torso_dicom/organs_v2.nii.gz"),
     Patient("chest", "ct/chest_abdomen_1mm.nii.gz"),
     Patient("head", "ct/head_3mm.nii.gz"),
+    Patient("phantom, for want of a real one with room in that organ", None),
 )
 
 
@@ -106,7 +112,8 @@ def draw(kind, patient: Patient, models, args: argparse.Namespace) -> str | None
     path = args.out / f"{kind.name.replace(' ', '-')}.png"
     picture = preview_image(case)
     height = round(picture.height * WIDTH_PX / picture.width)
-    picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS).quantize(COLORS).save(path, optimize=True)
+    small = picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
+    small.quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)  # keeps the outline's color
     print(f"{kind.name} on {patient.name}: {case.report.describe()}", flush=True)
     verdicts = {True: "fits", False: "**differs**", None: "not judged"}
     rows = (f"| {m.attribute} | {m.requested} | {m.measured} | {verdicts[m.fits]} |" for m in case.measurements)

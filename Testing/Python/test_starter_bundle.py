@@ -7,10 +7,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from LesionDiffusionLib import meters
+from LesionDiffusionLib.benchmark.job import make_job
+from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.io import read_ct, read_labels, read_mask
 from LesionDiffusionLib.labels import load_table
+from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.planning import Wish
+from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.synthesis import synthesize
 from LesionDiffusionLib.training.starter import RECIPE
 
 LARGEST_MB = 25
@@ -55,6 +63,21 @@ def test_the_demo_puts_a_lesion_into_the_liver(tmp_path, capsys):
     liver = next(number for number, name in load_table("totalseg_v1").items() if name == "liver")
     assert (organs[lesion] == liver).mean() > 0.9
     assert np.any(after.array[lesion] != before.array[lesion])
+
+
+def test_it_follows_the_words_for_density():
+    """Same seed, same mask, three words: as `Testing/measure_text.py` measures it over many seeds."""
+    models = load_models(open_bundle("starter"), torch.device("cpu"))
+    job = make_job(models, 30, 3.0)
+    found_hu = {}
+    for word in ("hypodense lesion", "isodense lesion", "hyperdense lesion"):
+        wish = Wish(dataclasses.replace(job.report, density=word), mask=job.mask)
+        case = synthesize(job.ct, job.organs, wish, bundle=models, settings=Settings(3))
+        found_hu[word] = meters.median_hu(case.ct.array, job.mask)
+    before_hu = meters.median_hu(job.ct.array, job.mask)
+    assert found_hu["hypodense lesion"] < before_hu - 20
+    assert abs(found_hu["isodense lesion"] - before_hu) < 20
+    assert found_hu["hyperdense lesion"] > before_hu + 20
 
 
 def test_same_seed_same_bytes_another_seed_another_lesion(tmp_path):
