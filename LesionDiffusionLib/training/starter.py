@@ -284,8 +284,8 @@ and all alike in {RECIPE.lmnet_polish} and {RECIPE.linet_polish} more steps at t
 
 ## What it does badly
 
-Measured below: in about a quarter of the cases the size is off by over 25 % (walls of hollow organs come out too small),
-an ill-defined margin is not wider than a well-defined one, and the autoencoder carries fine detail poorly. Shapes called
+Measured below: in about a quarter of the cases the size is off by over 25 % (walls of hollow organs come out small), an
+ill-defined margin is not wider than a well-defined one, and the autoencoder carries fine detail poorly. Shapes called
 irregular are only mildly so, and steps of density are stronger than those of the rules that the networks learned from.
 """
 
