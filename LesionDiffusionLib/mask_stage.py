@@ -10,14 +10,14 @@ from LesionDiffusionLib.errors import PlacementError
 from LesionDiffusionLib.geometry import Box, Geometry
 from LesionDiffusionLib.lmnet import condition_maps
 from LesionDiffusionLib.placement import allowed_region
-from LesionDiffusionLib.postprocess import largest_component, threshold_by_volume
+from LesionDiffusionLib.postprocess import largest_component, threshold_by_extents, threshold_by_volume
 from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, window_grid
 from LesionDiffusionLib.run import Run
 from LesionDiffusionLib.volume import Volume
 
 TRIES = 3  # LMNet is asked again when it draws nothing inside the allowed region
 LEAST_SHARE_OF_OWN_BOX = 0.1  # a user's box with less allowed region than this is taken as a whole
-SURE = 0.25  # below the threshold, but a lesion all the same: it is smaller than the patient's voxels
+LOWERED = (1.0, 0.8, 0.6, 0.4)  # shares of the bundle's threshold, for samples that it cuts short
 
 
 def draw_mask(run: Run, noise: SampleNoise) -> np.ndarray:
@@ -69,12 +69,12 @@ def _region(run: Run) -> np.ndarray:
 def _binarized(run: Run, sampled: np.ndarray, grid: Geometry, box: Box, region: np.ndarray) -> np.ndarray:
     """The sampled map as a mask on the patient's grid: thresholded, inside the region, largest component."""
     threshold = run.models.bundle.manifest.lmnet.threshold
+    home = sample_home(sampled, grid, run.ct.geometry, run.plan.box)
     if threshold is None:
         _, threshold = threshold_by_volume(sampled, int(np.prod(box.shape)))
-    home = sample_home(sampled, grid, run.ct.geometry, run.plan.box)
-    inside = largest_component((home > threshold) & region)
-    if not inside.any() and region.any() and home[region].max() > SURE:
-        inside = largest_component((home >= home[region].max()) & region)
+        inside = largest_component((home > threshold) & region)
+    else:
+        inside = threshold_by_extents(home, region, tuple(share * threshold for share in LOWERED))
     mask = np.zeros(run.ct.array.shape, bool)
     mask[run.plan.box.slices] = inside
     return mask

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from LesionDiffusionLib.geometry import Box
+
+MAX_SHORT = 0.2  # of an extent; a lesion counts as of its size within a quarter, see `fit`
 MAX_BIAS_HU = 20.0  # of the autoencoder; more means a saturated or foreign region, such as metal
 
 
@@ -30,6 +33,41 @@ def threshold_by_volume(probability: np.ndarray, box_voxels: int, thresholds=(0.
     masks = {t: largest_component(probability > t) for t in thresholds}
     best = min(thresholds, key=lambda t: abs(int(masks[t].sum()) - box_voxels))
     return masks[best], best
+
+
+def threshold_by_extents(probability: np.ndarray, allowed: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
+    """The lesion in its box, as large as the box if one of the thresholds makes it so.
+
+    A network that is sure of a lesion's middle and less sure of its ends (flat lesions of walls, lesions of few voxels)
+    is cut short by a fixed threshold. The first of ``thresholds`` whose mask reaches along every axis as far as the box,
+    within MAX_SHORT or one voxel, wins; where none does, the one that falls short least.
+
+    Args:
+        probability: LMNet's sample on the box, about 0 outside and 1 inside.
+        allowed: bool, where the lesion may lie.
+        thresholds: from high to low.
+
+    Returns:
+        One face-connected component; all False where the sample stays below all thresholds.
+    """
+    best, least = np.zeros(allowed.shape, bool), np.inf
+    for threshold in thresholds:
+        mask = largest_component((probability > threshold) & allowed)
+        short = _shortness(mask)
+        if mask.any() and short < least:
+            best, least = mask, short
+        if least <= 0:
+            break
+    return best
+
+
+def _shortness(mask: np.ndarray) -> float:
+    """How far, relative to the box, the worst extent is beyond what MAX_SHORT or one voxel allow; 0 or less is fine."""
+    if not mask.any():
+        return np.inf
+    return max(
+        (n - e - max(MAX_SHORT * n, 1)) / n for n, e in zip(mask.shape, Box.bounding(mask).shape, strict=True)
+    )
 
 
 def blend_weight(mask: np.ndarray, spacing_mm: tuple[float, float, float], falloff_mm: float) -> np.ndarray:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from LesionDiffusionLib.postprocess import blend_weight, keep_noise, largest_component, threshold_by_volume
+from LesionDiffusionLib.postprocess import (
+    blend_weight,
+    keep_noise,
+    largest_component,
+    threshold_by_extents,
+    threshold_by_volume,
+)
 
 
 def test_largest_component_is_face_connected():
@@ -27,6 +33,41 @@ def test_threshold_by_volume_takes_the_nearest_size_and_the_first_on_ties():
     assert (mask.sum(), threshold) == (216, 0.4)
     mask, threshold = threshold_by_volume(probability, box_voxels=70)
     assert (mask.sum(), threshold) == (64, 0.8)
+
+
+THRESHOLDS = (0.5, 0.4, 0.3, 0.2)
+
+
+def test_threshold_by_extents_lengthens_what_the_first_threshold_cuts_short():
+    allowed = np.ones((10, 4, 20), bool)
+    probability = np.zeros(allowed.shape)
+    probability[:, :, 2:18] = 0.25
+    probability[:, :, 4:14] = 0.35
+    probability[:, :, 6:12] = 0.9
+    assert threshold_by_extents(probability, allowed, THRESHOLDS).sum() == 10 * 4 * 16
+    assert threshold_by_extents(probability, allowed, THRESHOLDS[:2]).sum() == 10 * 4 * 6, "the least short one"
+    probability[:, :, 1:17] = 0.9
+    assert threshold_by_extents(probability, allowed, THRESHOLDS).sum() == 10 * 4 * 16, "long enough: the first one"
+
+
+def test_threshold_by_extents_stays_where_the_lesion_may_lie_and_in_one_piece():
+    allowed = np.zeros((8, 8, 8), bool)
+    allowed[:, :, :3] = True
+    allowed[:2, :, 5:] = True
+    found = threshold_by_extents(np.full(allowed.shape, 0.3), allowed, THRESHOLDS)
+    assert found.sum() == 8 * 8 * 3
+    assert not (found & ~allowed).any()
+
+
+def test_threshold_by_extents_draws_nothing_from_nothing():
+    assert not threshold_by_extents(np.full((5, 5, 5), 0.1), np.ones((5, 5, 5), bool), THRESHOLDS).any()
+    assert not threshold_by_extents(np.ones((5, 5, 5)), np.zeros((5, 5, 5), bool), THRESHOLDS).any()
+
+
+def test_threshold_by_extents_takes_a_lesion_smaller_than_the_voxels():
+    probability = np.zeros((2, 2, 2))
+    probability[1, 0, 1] = 0.3
+    assert threshold_by_extents(probability, np.ones((2, 2, 2), bool), THRESHOLDS).sum() == 1
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 0.7, 3.0)])
