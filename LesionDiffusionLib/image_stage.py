@@ -7,7 +7,6 @@ import functools
 import numpy as np
 import torch
 
-from LesionDiffusionLib.devices import with_memory_fallback
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.homecoming import bring_home, falloff_mm
@@ -32,14 +31,16 @@ def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.nda
     grid = window_grid(patient, Box.bounding(mask).center_vox, spacing_mm, linet.window.shape)
     with run.stage("encode"):
         encode = functools.partial(linet.codec.encode, sample(run.ct, grid), device)
-        known = with_memory_fallback(encode, device, run.notes)
+        known = run.guarded(encode, linet.codec.autoencoder)
     region = torch.from_numpy(sample_mask(mask, patient, grid).astype(np.float32))[None, None].to(device)
     context = run.models.image_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
-    latent = run.sampled("inpaint", lambda: linet.sample(known, region, context, options, noise))
+    latent = run.sampled(
+        "inpaint", lambda: linet.sample(known, region, context, options, noise), network=linet.denoiser.backbone
+    )
     with run.stage("decode"):
         decode = linet.codec.decode
-        windows = [with_memory_fallback(functools.partial(decode, z), device, run.notes)[0] for z in (latent, known)]
+        windows = [run.guarded(functools.partial(decode, z), linet.codec.autoencoder)[0] for z in (latent, known)]
     with run.stage("blend"):
         reach_mm = falloff_mm(mask, grid, patient)
         return *bring_home(run.ct, mask, grid, tuple(windows), reach_mm), reach_mm

@@ -34,7 +34,9 @@ def draw_mask(run: Run, noise: SampleNoise) -> np.ndarray:
     options = run.settings.for_network(run.models.bundle.manifest.lmnet.sampling)
     region = _region(run)
     for _ in range(TRIES):
-        sampled = run.sampled("mask", lambda: lmnet.sample(maps, context, options, noise))
+        sampled = run.sampled(
+            "mask", lambda: lmnet.sample(maps, context, options, noise), network=lmnet.denoiser.backbone
+        )
         mask = _binarized(run, sampled[0, 0].float().cpu().numpy(), grid, box, region)
         if mask.any():
             return mask

@@ -63,6 +63,17 @@ class Models:
             return []
         return list(dict.fromkeys(self.mask_text.unknown(self.mask_strings(report) + self.image_strings(report))))
 
+    def idle_beside(self, working: nn.Module) -> list[nn.Module]:
+        """The networks that do not work while ``working`` does: they need not lie on the GPU then."""
+        networks = (
+            self.lmnet.denoiser.backbone,
+            self.linet.denoiser.backbone,
+            self.linet.codec.autoencoder,
+            *(getattr(text, "tower", None) for text in (self.mask_text, self.image_text)),
+        )
+        others = (n for n in networks if isinstance(n, nn.Module) and n is not working)
+        return list(dict.fromkeys(others))
+
     def _context(self, encoder: TextEncoder, strings: list[str]) -> Tensor:
         with torch.no_grad():
             return encoder.encode(strings or [""])[None].to(self.device)

@@ -38,9 +38,9 @@ def threshold_by_volume(probability: np.ndarray, box_voxels: int, thresholds=(0.
 def threshold_by_extents(probability: np.ndarray, allowed: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
     """The lesion in its box, as large as the box if one of the thresholds makes it so.
 
-    A network that is sure of a lesion's middle and less sure of its ends (flat lesions of walls, lesions of few voxels)
-    is cut short by a fixed threshold. The first of ``thresholds`` whose mask reaches along every axis as far as the box,
-    within MAX_SHORT or one voxel, wins; where none does, the one that falls short least.
+    What a network is sure of in the middle and less sure of at the ends (flat lesions of walls, lesions of few voxels)
+    is cut short by a fixed threshold. The first of ``thresholds`` whose mask reaches along every axis as far as the
+    box, within MAX_SHORT or one voxel, wins; where none does, the one that falls short least.
 
     Args:
         probability: LMNet's sample on the box, about 0 outside and 1 inside.
@@ -65,9 +65,7 @@ def _shortness(mask: np.ndarray) -> float:
     """How far, relative to the box, the worst extent is beyond what MAX_SHORT or one voxel allow; 0 or less is fine."""
     if not mask.any():
         return np.inf
-    return max(
-        (n - e - max(MAX_SHORT * n, 1)) / n for n, e in zip(mask.shape, Box.bounding(mask).shape, strict=True)
-    )
+    return max((n - e - max(MAX_SHORT * n, 1)) / n for n, e in zip(mask.shape, Box.bounding(mask).shape, strict=True))
 
 
 def blend_weight(mask: np.ndarray, spacing_mm: tuple[float, float, float], falloff_mm: float) -> np.ndarray:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from LesionDiffusionLib.devices import with_memory_fallback
 from LesionDiffusionLib.diffusion.samplers import SamplerStep
@@ -18,6 +19,8 @@ from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.planning import Plan
 from LesionDiffusionLib.sampling import SamplingOptions, check_guidance
 from LesionDiffusionLib.volume import Volume
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,18 @@ class Run:
         if self.should_stop():
             raise Cancelled("cancelled; nothing was written")
 
-    def sampled(self, stage: str, make_steps: Callable[[], Iterator[SamplerStep]]) -> Tensor:
-        """Run a sampler to its end, reporting every step and stopping within one."""
+    def guarded(self, compute: Callable[[], Result], network: nn.Module | None) -> Result:
+        """``compute()``; where the GPU's memory is full with what can be done, see `with_memory_fallback`.
+
+        ``network`` works in it, so that all others can wait elsewhere; None: nobody knows.
+        """
+        idle = [] if network is None else self.models.idle_beside(network)
+        return with_memory_fallback(compute, self.models.device, self.notes, idle)
+
+    def sampled(
+        self, stage: str, make_steps: Callable[[], Iterator[SamplerStep]], network: nn.Module | None = None
+    ) -> Tensor:
+        """Run a sampler (of ``network``) to its end, reporting every step and stopping within one."""
 
         def run() -> Tensor:
             for step in make_steps():
@@ -102,4 +115,4 @@ class Run:
             return step.x
 
         with self.stage(stage):
-            return with_memory_fallback(run, self.models.device, self.notes)
+            return self.guarded(run, network)

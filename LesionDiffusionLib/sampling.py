@@ -95,9 +95,10 @@ def sample_conditionally(
     if options.sampler == "released":
         path = released_path(denoiser.schedule, options.steps)
         return ddim(predict, x_T, path, eta=1.0, noise=noise, constrain=constrain)
-    path = clean_path(denoiser.schedule, options.steps)
     if options.lowest_timestep:
         path = even_path(denoiser.schedule, options.steps, options.lowest_timestep)
+    else:
+        path = clean_path(denoiser.schedule, options.steps)
     if options.sampler == "ddim":
         return ddim(predict, x_T, path, constrain=constrain)
     return dpmpp_2m(predict, x_T, path, constrain=constrain)

@@ -55,39 +55,33 @@ def compare(job: Job, exact: Job, steps: int = 200, repeats: int = 3, seed: int 
         repeats: of ours, of which the fastest counts; the released way runs once.
         seed: of the noise, the same for all.
     """
-    same = Settings(seed, "ddim", steps)
+    same, defaults = Settings(seed, "ddim", steps), Settings(seed)
     our_way(job, dataclasses.replace(same, steps=2))  # warm-up
     # Ours first: the peak memory of a process never falls.
-    ways = {
-        "ours, defaults": _fastest(job, Settings(seed), repeats),
-        f"ours, DDIM {steps}": our_way(job, same),
-    }
-    spread_hu = _difference_hu(our_way(job, dataclasses.replace(same, seed=seed + 1)), ways[f"ours, DDIM {steps}"])
-    rounding_hu = _difference_hu(our_way(exact, same), ways[f"ours, DDIM {steps}"]) if exact is not job else 0.0
-    ways[f"released way, DDIM {steps}"] = slow = released_way(exact, same)
+    fast, ours = _fastest(job, defaults, repeats), our_way(job, same)
+    other_seed = our_way(job, dataclasses.replace(same, seed=seed + 1))
+    unrounded = ours if exact is job else our_way(exact, same)
+    slow = released_way(exact, same)
     ceiling = matmul_tflops(job.models.device, PRECISIONS[job.models.precision])
-    rows = []
-    for name, way in reversed(ways.items()):
-        settings = Settings(seed) if name.endswith("defaults") else same
-        tflops = sampling_tflop(job.models, settings) / sum(way.seconds[stage] for stage in SAMPLED)
-        rows.append(
-            Row(
-                name,
-                way.seconds,
-                slow.total_seconds / way.total_seconds,
-                tflops,
-                tflops / ceiling,
-                way.peak_memory_mib,
-                _difference_hu(way, slow),
-            )
-        )
+    ways = (
+        (f"released way, DDIM {steps}", slow, same),
+        (f"ours, DDIM {steps}", ours, same),
+        ("ours, defaults", fast, defaults),
+    )
+    rows = [_row(name, way, slow, sampling_tflop(job.models, settings), ceiling) for name, way, settings in ways]
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "matmul_tflops": ceiling,
-        "seed_to_seed_hu": spread_hu,
-        "rounding_hu": rounding_hu,  # ours in its precision against ours in float32, same steps
+        "seed_to_seed_hu": _difference_hu(other_seed, ours),
+        "rounding_hu": _difference_hu(unrounded, ours),  # ours in its precision against ours in float32, same steps
         "environment": environment(job),
     }
+
+
+def _row(name: str, way: Outcome, slow: Outcome, tflop: float, ceiling: float) -> Row:
+    tflops = tflop / sum(way.seconds[stage] for stage in SAMPLED)
+    ratio, difference_hu = slow.total_seconds / way.total_seconds, _difference_hu(way, slow)
+    return Row(name, way.seconds, ratio, tflops, tflops / ceiling, way.peak_memory_mib, difference_hu)
 
 
 def environment(job: Job) -> dict[str, Any]:

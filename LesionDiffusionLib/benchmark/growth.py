@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from LesionDiffusionLib.benchmark.job import patient
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.models import Models, load_models
-from LesionDiffusionLib.phantom import Phantom, make_phantom
+from LesionDiffusionLib.phantom import Phantom
 from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
@@ -25,11 +26,11 @@ EACH = 3  # lesions of every process
 
 def cost_growth(models: Models) -> dict[str, list[dict[str, Any]]]:
     """Seconds for one lesion as one thing grows and the others stay; for processes, lesions per minute of all."""
-    phantom = _phantom(2.5)
+    phantom = patient(2.5)
     _seconds(phantom, models, steps=2)  # warm-up
     return {
         "lesion_mm": [{"x": mm, "seconds": _seconds(phantom, models, mm)} for mm in SIZES_MM],
-        "ct_voxels": [_of_ct(_phantom(spacing_mm), models) for spacing_mm in SPACINGS_MM],
+        "ct_voxels": [_of_ct(patient(spacing_mm), models) for spacing_mm in SPACINGS_MM],
         "steps": [{"x": n, "seconds": _seconds(phantom, models, steps=n)} for n in STEPS],
         "candidates": [{"x": n, "seconds": _seconds(phantom, models, candidates=n)} for n in CANDIDATES],
         "processes": [{"x": n, "lesions_per_minute": lesions_per_minute(models, n)} for n in PROCESSES],
@@ -50,7 +51,7 @@ def lesions_per_minute(models: Models, processes: int, each: int = EACH, steps: 
 def _worker(folder: str, device: str, threads: int, each: int, steps: int | None, barrier: Any) -> float:
     torch.set_num_threads(threads)
     models = load_models(open_bundle(folder), torch.device(device))
-    phantom = _phantom(5.0)
+    phantom = patient(5.0)
     _seconds(phantom, models, steps=2)
     barrier.wait()
     started = time.perf_counter()
@@ -61,10 +62,6 @@ def _worker(folder: str, device: str, threads: int, each: int, steps: int | None
 
 def _of_ct(phantom: Phantom, models: Models) -> dict[str, Any]:
     return {"x": int(np.prod(phantom.ct.array.shape)), "seconds": _seconds(phantom, models)}
-
-
-def _phantom(spacing_mm: float) -> Phantom:
-    return make_phantom(np.random.default_rng(7), "torso", spacing_mm)
 
 
 def _seconds(phantom: Phantom, models: Models, size_mm: float = 30, **settings: Any) -> float:

@@ -26,7 +26,7 @@ from LesionDiffusionLib.networks.text_tower import (
 from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
 from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
-from LesionDiffusionLib.phantom import make_phantom
+from LesionDiffusionLib.phantom import Phantom, make_phantom
 from LesionDiffusionLib.placement import inscribed_ellipsoid
 from LesionDiffusionLib.planning import Wish, plan_lesion
 from LesionDiffusionLib.report import LesionReport
@@ -76,9 +76,14 @@ class Job:
         return Run(self.ct, self.organs, plan, self.models, settings, lambda _: None, lambda: False)
 
 
+def patient(spacing_mm: float = 2.5) -> Phantom:
+    """The phantom on which everything is measured."""
+    return make_phantom(np.random.default_rng(PHANTOM_SEED), "torso", spacing_mm)
+
+
 def make_job(models: Models, size_mm: float = 30.0, spacing_mm: float = 2.5) -> Job:
     """A liver lesion of ``size_mm`` in the embedded phantom of ``spacing_mm`` voxels."""
-    phantom = make_phantom(np.random.default_rng(PHANTOM_SEED), "torso", spacing_mm)
+    phantom = patient(spacing_mm)
     report = LesionReport(
         lesion_type="liver cancer",
         organ="liver",

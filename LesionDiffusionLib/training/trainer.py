@@ -38,7 +38,8 @@ from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, P
 from LesionDiffusionLib.training.train_denoisers import context_of, linet_objective, lmnet_objective
 from LesionDiffusionLib.training.train_vqgan import vqgan_objective
 
-UNDECIDING = ("report_every", "checkpoint_every", "preview_every")  # settings that change no weight
+# Settings that change no weight: they may differ when a training goes on.
+UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "sampling", "threshold", "activation_checkpointing")
 PREVIEW_CASES, PREVIEW_SAMPLING = 3, SamplingOptions("dpmpp", 10, 1.0)
 STATISTICS_CASES = 64  # whose latents tell mean and standard deviation
 SOFT_TISSUE = (0.35, 0.85)  # network values shown in previews: -100 to 233 HU
@@ -226,7 +227,9 @@ def normalizing(codec: LatentCodec, source: PreparedImages) -> LatentCodec:
 def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
     """Everything that decides the weights: a checkpoint is only continued under the same."""
     settings = json.loads(json.dumps(dataclasses.asdict(training)))
-    settings["loop"] = {name: value for name, value in settings["loop"].items() if name not in UNDECIDING}
+    for part in (settings, settings["loop"]):
+        for name in part.keys() & set(UNDECIDING):
+            del part[name]
     if training.loop.decay == "constant" and settings.get("codebook_start") != "kmeans":
         del settings["loop"]["steps"]  # then nothing depends on the end, and a training may be made longer
     settings["samples_per_step"] = settings["loop"].pop("batch") * ranks.world_size()

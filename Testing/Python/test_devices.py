@@ -45,34 +45,75 @@ def test_auto_precision_is_half_on_gpus_that_compute_in_it(monkeypatch, capabili
         resolve_precision("int8", CPU)
 
 
-def test_a_full_gpu_is_tried_once_more_in_half_precision(monkeypatch):
-    """The first try fails; the second runs under autocast and a note says so."""
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    seen = []
-    monkeypatch.setattr(torch, "autocast", lambda *args: seen.append(args) or torch.no_grad())
-    tries = []
+class Full:
+    """A computation on a GPU that has room only from the given try on."""
 
-    def run():
-        tries.append(1)
-        if len(tries) == 1:
+    def __init__(self, tries: int) -> None:
+        self.left = tries
+
+    def __call__(self) -> str:
+        self.left -= 1
+        if self.left > 0:
             raise torch.cuda.OutOfMemoryError("full")
         return "done"
 
-    notes = []
-    assert with_memory_fallback(run, GPU, notes) == "done"
-    assert seen == [("cuda", torch.float16)]
+
+class Moved(torch.nn.Module):
+    """A network that tells where it was moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = []
+
+    def to(self, device):
+        self.places.append(torch.device(device).type)
+        return self
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """No GPU is here: its cache is not emptied, and autocast is only noted."""
+    noted = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch, "autocast", lambda *args: noted.append(args) or torch.no_grad())
+    return noted
+
+
+def test_a_gpu_with_room_is_left_alone(half):
+    idle, notes = Moved(), []
+    assert with_memory_fallback(Full(1), GPU, notes, [idle]) == "done"
+    assert (idle.places, half, notes) == ([], [], [])
+
+
+def test_on_a_full_gpu_idle_networks_make_room_first(half):
+    idle, notes = Moved(), []
+    assert with_memory_fallback(Full(2), GPU, notes, [idle]) == "done"
+    assert idle.places == ["cpu", "cuda"], "and come back"
+    assert half == [], "which changes no value"
+    assert "idle networks waited in main memory" in notes[0]
+
+
+def test_then_it_is_tried_in_half_precision(half):
+    idle, notes = Moved(), []
+    assert with_memory_fallback(Full(3), GPU, notes, [idle]) == "done"
+    assert half == [("cuda", torch.float16)]
+    assert idle.places == ["cpu", "cuda"]
+    assert len(notes) == 1
     assert "half precision" in notes[0]
 
 
-def test_a_gpu_full_twice_is_raised(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch, "autocast", lambda *args: torch.no_grad())
-
-    def run():
-        raise torch.cuda.OutOfMemoryError("full")
-
+def test_a_gpu_that_stays_full_is_told_and_the_networks_come_back(half):
+    idle = Moved()
     with pytest.raises(DeviceError, match="cuda:0 is out of memory"), clear_memory_errors(GPU):
-        with_memory_fallback(run, GPU, [])
+        with_memory_fallback(Full(4), GPU, [], [idle])
+    assert idle.places == ["cpu", "cuda"]
+
+
+def test_main_memory_has_no_fallback():
+    computation = Full(2)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        with_memory_fallback(computation, CPU, [])
+    assert computation.left == 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from training_cases import LOOP, SETTINGS, prepared_dataset
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.io import write_labels
 from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.training.bundling import parts_of
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 
 
@@ -120,6 +121,19 @@ def test_resume_goes_on_and_a_taken_folder_is_refused(trained, data, tmp_path, c
     assert (folder / "weights.safetensors").read_bytes() == whole
     assert main(command("lmnet", data, folder, "--resume", "--set", "gamma=0.5")) == 2
     assert "other settings: gamma was 0.05, is 0.5" in capsys.readouterr().err
+
+
+def test_how_a_trained_network_samples_may_be_changed_afterwards(trained, data, tmp_path):
+    import shutil
+
+    folder = tmp_path / "lmnet"
+    shutil.copytree(trained / "lmnet", folder)
+    before = parts_of(folder)["lmnet"]
+    changed = ("--set", "sampling.guidance=3", "--set", "threshold=0.4")
+    assert main(command("lmnet", data, folder, "--resume", *changed)) == 0
+    after = parts_of(folder)["lmnet"]
+    assert (after.spec.sampling.guidance, after.spec.threshold) == (3, 0.4)
+    assert all(torch.equal(value, after.tensors[name]) for name, value in before.tensors.items())
 
 
 def test_a_dry_run_tells_and_writes_nothing(data, tmp_path, capsys):
