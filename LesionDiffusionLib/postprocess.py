@@ -8,6 +8,7 @@ from scipy import ndimage
 from LesionDiffusionLib.geometry import Box
 
 MAX_SHORT = 0.2  # of an extent; a lesion counts as of its size within a quarter, see `fit`
+MAX_NOISE_HU = 40.0  # standard deviation of a scan's noise; where more is left, it is edges between air and tissue
 MAX_BIAS_HU = 20.0  # of the autoencoder; more means a saturated or foreign region, such as metal
 
 
@@ -91,8 +92,9 @@ def keep_noise(ct: np.ndarray, reconstruction: np.ndarray, where: np.ndarray, li
 
     A latent code of a few bits a voxel returns a smooth image; a smooth lesion in a noisy scan is visible as a patch.
     The difference between the scan and its own reconstruction is mostly that noise. Values beyond ``limit`` robust
-    standard deviations are edges of structures that the lesion replaces, and are cut. The autoencoder's bias, the
-    residual's median, is kept up to MAX_BIAS_HU: the lesion is decoded with the same bias, so the two cancel.
+    standard deviations are edges of structures that the lesion replaces, and are cut; where edges are so many that they
+    make the standard deviation, it counts as MAX_NOISE_HU. The autoencoder's bias, the residual's median, is kept up to
+    MAX_BIAS_HU: the lesion is decoded with the same bias, so the two cancel.
 
     Args:
         ct: the patient's HU.
@@ -106,5 +108,5 @@ def keep_noise(ct: np.ndarray, reconstruction: np.ndarray, where: np.ndarray, li
     residual = ct - reconstruction
     sample = residual[where] if where.any() else residual.ravel()
     center = float(np.median(sample))
-    spread = 1.4826 * float(np.median(np.abs(sample - center)))
+    spread = min(1.4826 * float(np.median(np.abs(sample - center))), MAX_NOISE_HU)
     return np.clip(residual - center, -limit * spread, limit * spread) + np.clip(center, -MAX_BIAS_HU, MAX_BIAS_HU)
