@@ -57,7 +57,8 @@ def main() -> int:
     args = parser.parse_args()
     models = load_models(open_bundle(args.bundle), resolve_device(args.device))
     figures = measure(*_patient(args), models, args)
-    figures["settings"] = {key: str(getattr(args, key)) for key in ("ct", "bundle", "reports", "seeds", "pairs")}
+    figures["settings"] = {key: getattr(args, key) for key in ("bundle", "reports", "seeds", "pairs")}
+    figures["settings"]["ct"] = "/".join(args.ct.parts[-2:]) if args.ct else "phantom"
     print(json.dumps(figures, indent=2))
     if args.out is not None:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 NAMES = {
     "lesion_mm": "lesion, mm",
@@ -28,7 +29,8 @@ def main() -> None:
         unit = next(key for key in points[0] if key != "x")
         scale = 1e-6 if name == "ct_voxels" else 1.0
         axis.plot([point["x"] * scale for point in points], [point[unit] for point in points], "o-")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(point[unit] for point in points))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=name != "ct_voxels"))
         axis.set_xlabel(NAMES[name])
         axis.set_ylabel(unit.replace("_", " "))
     figure.savefig(target, dpi=90)
