@@ -17,6 +17,7 @@ from LesionDiffusionLib.volume import Volume
 
 TRIES = 3  # LMNet is asked again when it draws nothing inside the allowed region
 LEAST_SHARE_OF_OWN_BOX = 0.1  # a user's box with less allowed region than this is taken as a whole
+USUAL_THRESHOLD = 0.5
 LOWERED = (1.0, 0.8, 0.6, 0.4)  # shares of the bundle's threshold, for samples that it cuts short
 
 
@@ -70,13 +71,14 @@ def _region(run: Run) -> np.ndarray:
 
 def _binarized(run: Run, sampled: np.ndarray, grid: Geometry, box: Box, region: np.ndarray) -> np.ndarray:
     """The sampled map as a mask on the patient's grid: thresholded, inside the region, largest component."""
-    threshold = run.models.bundle.manifest.lmnet.threshold
+    own = run.models.bundle.manifest.lmnet.threshold
     home = sample_home(sampled, grid, run.ct.geometry, run.plan.box)
-    if threshold is None:
+    inside = np.zeros(region.shape, bool)
+    if own is None:  # released: the sweep looks at the size
         _, threshold = threshold_by_volume(sampled, int(np.prod(box.shape)))
         inside = largest_component((home > threshold) & region)
-    else:
-        inside = threshold_by_extents(home, region, tuple(share * threshold for share in LOWERED))
+    if not inside.any():
+        inside = threshold_by_extents(home, region, tuple(share * (own or USUAL_THRESHOLD) for share in LOWERED))
     mask = np.zeros(run.ct.array.shape, bool)
     mask[run.plan.box.slices] = inside
     return mask

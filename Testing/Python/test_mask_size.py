@@ -1,0 +1,63 @@
+"""A lesion as large as asked for, however unsure LMNet is of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from patients import EllipsoidBackbone, fake_models, make_patient
+from torch import nn
+
+from LesionDiffusionLib.errors import PlacementError
+from LesionDiffusionLib.geometry import Box
+from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.planning import Wish
+from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.run import Settings
+from LesionDiffusionLib.synthesis import synthesize
+
+CYST = Wish(LesionReport(lesion_type="liver cyst", size_mm=(20, 20, 20)))
+
+
+class UnsureBackbone(nn.Module):
+    """The ellipsoid at a share of what LMNet should say: below the threshold of 0.5."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x, timesteps, context):
+        return self.share * EllipsoidBackbone()(x, timesteps, context)
+
+
+def unsure_models(folder, share: float, threshold: float | None) -> Models:
+    models = fake_models(folder)
+    spec = dataclasses.replace(models.bundle.manifest.lmnet, threshold=threshold)
+    manifest = dataclasses.replace(models.bundle.manifest, lmnet=spec)
+    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=UnsureBackbone(share))
+    return dataclasses.replace(
+        models,
+        bundle=dataclasses.replace(models.bundle, manifest=manifest),
+        lmnet=dataclasses.replace(models.lmnet, denoiser=denoiser),
+    )
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.45])
+def test_a_threshold_is_lowered_until_the_size_is_right(tmp_path, share):
+    case = synthesize(*make_patient(), CYST, bundle=unsure_models(tmp_path, share, 0.5), settings=Settings(2))
+    extents = Box.bounding(case.mask.array).shape
+    for extent, box in zip(extents, case.box.shape, strict=True):
+        assert extent >= min(0.8 * box, box - 1)
+        assert extent <= box
+
+
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_what_is_almost_nothing_is_no_lesion(tmp_path, threshold):
+    with pytest.raises(PlacementError, match="LMNet drew none in 3 tries"):
+        synthesize(*make_patient(), CYST, bundle=unsure_models(tmp_path, 0.05, threshold), settings=Settings(2))
+
+
+def test_the_released_sweep_also_finds_a_lesion_below_its_lowest_threshold(tmp_path):
+    """On thick slices a small lesion never reaches 0.3, and must not vanish."""
+    case = synthesize(*make_patient(), CYST, bundle=unsure_models(tmp_path, 0.26, None), settings=Settings(2))
+    assert case.mask.array.any()
