@@ -55,7 +55,7 @@ def threshold_by_extents(probability: np.ndarray, allowed: np.ndarray, threshold
     for threshold in thresholds:
         mask = largest_component((probability > threshold) & allowed)
         short = _shortness(mask)
-        if mask.any() and short < least:
+        if short < least:
             best, least = mask, short
         if least <= 0:
             break

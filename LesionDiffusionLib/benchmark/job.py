@@ -69,11 +69,11 @@ class Job:
     report: LesionReport
     models: Models
 
-    def run(self, settings: Settings) -> Run:
-        """The job under way, as the stages of a synthesis take it."""
+    def run(self, settings: Settings, kind: type[Run] = Run) -> Run:
+        """The job under way, as the stages of a synthesis take it; of another ``kind`` to look at its stages."""
         wish = Wish(self.report, mask=self.mask)
         plan = plan_lesion(self.ct, self.organs, wish, chances(settings.seed)[0])
-        return Run(self.ct, self.organs, plan, self.models, settings, lambda _: None, lambda: False)
+        return kind(self.ct, self.organs, plan, self.models, settings, lambda _: None, lambda: False)
 
 
 def patient(spacing_mm: float = 2.5) -> Phantom:

@@ -29,8 +29,6 @@ from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEn
 from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask, window_grid
 from LesionDiffusionLib.run import Run, Settings
 
-LATENT = 2  # voxels per latent along an axis
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -92,8 +90,7 @@ def _measured(job: Job, settings: Settings, make: Callable[[Run, SampleNoise], n
     device = job.models.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    plain = job.run(settings)
-    run = _TimedRun(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(Run)})
+    run = job.run(settings, _TimedRun)
     with torch.inference_mode(), repeatable():
         _sample_mask(run, SampleNoise.from_seeds([settings.seed]))
         lesion_hu = make(run, SampleNoise.from_seeds([settings.seed + 1]))
@@ -113,7 +110,8 @@ def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray
     """As released: the whole volume's latent, in which the lesion's window is sampled anew."""
     linet, patient = run.models.linet, run.ct.geometry
     whole, window = _whole_grid(run, mask)
-    latents = (..., *(slice(a // LATENT, b // LATENT) for a, b in zip(window.start, window.stop, strict=True)))
+    latent = linet.codec.autoencoder.config.downsampling
+    latents = (..., *(slice(a // latent, b // latent) for a, b in zip(window.start, window.stop, strict=True)))
     with run.stage("encode"):
         z = linet.codec.encode(sample(run.ct, whole), run.models.device)
     share = sample_mask(mask, patient, whole)[window.slices].astype(np.float32)
@@ -129,18 +127,19 @@ def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray
 
 
 def _whole_grid(run: Run, mask: np.ndarray) -> tuple[Geometry, Box]:
-    """The whole volume in the network's voxels, and the network's window around the lesion, at even voxels."""
+    """The whole volume in the network's voxels, and the network's window around the lesion, at voxels of latents."""
     patient, rule = run.ct.geometry, run.models.linet.window
+    latent = run.models.linet.codec.autoencoder.config.downsampling
     spacing_mm = rule.spacing_for(run.plan.report.size_mm)
     size_mm = reversed(axes_to_size(patient, Box.whole(patient.shape).size_mm(patient)))  # along D, H, W
     shape = tuple(
-        max(edge, LATENT * int(np.ceil(size / spacing_mm / LATENT)))
+        max(edge, latent * int(np.ceil(size / spacing_mm / latent)))
         for edge, size in zip(rule.shape, size_mm, strict=True)
     )
     whole = window_grid(patient, tuple((n - 1) / 2 for n in patient.shape), spacing_mm, shape)
     center = box_on_grid(Box.bounding(mask), patient, whole).center_vox
     start = tuple(
-        int(np.clip(LATENT * round((c - edge / 2) / LATENT), 0, n - edge))
+        int(np.clip(latent * round((c - edge / 2) / latent), 0, n - edge))
         for c, edge, n in zip(center, rule.shape, shape, strict=True)
     )
     return whole, Box(start, tuple(a + edge for a, edge in zip(start, rule.shape, strict=True)))

@@ -294,12 +294,7 @@ lesion in seven misses its size by over a quarter, in walls of hollow organs.
 def measured(work: Path) -> str:
     """The card's last section: what the scripts in Testing wrote to ``work/measured`` (--out SCRIPT[.WHAT].json)."""
     files = sorted((work / "measured").glob("*.json"))
-    scripts = [path.name.split(".")[0] for path in files]
-    told = [
-        f"`Testing/{script}.py`:\n\n```json\n{path.read_text().strip()}\n```\n"
-        for script, path in zip(scripts, files, strict=True)
-    ]
-    return "\n".join(["\n## Measured\n", *told]) if told else ""
+    return "\n".join(["\n## Measured\n", *map(_told, files)]) if files else ""
 
 
 STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, latents, lmnet, linet, bundle)}
@@ -319,6 +314,11 @@ def main() -> None:
         started = time.time()
         STEPS[name](args.data, args.work)
         print(f"{name} took {(time.time() - started) / 60:.1f} min on {platform.machine()}", flush=True)
+
+
+def _told(path: Path) -> str:
+    script, _, _ = path.name.partition(".")
+    return f"`Testing/{script}.py`:\n\n```json\n{path.read_text().strip()}\n```\n"
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -32,11 +32,7 @@ class TextWithTower:
 
 
 def test_all_networks_but_the_working_one_are_idle_each_once(models):
-    lmnet, linet, autoencoder = (
-        models.lmnet.denoiser.backbone,
-        models.linet.denoiser.backbone,
-        models.linet.codec.autoencoder,
-    )
+    lmnet, linet, autoencoder = networks(models)
     told = dataclasses.replace(models, mask_text=(text := TextWithTower()), image_text=text)
     assert told.idle_beside(linet) == [lmnet, autoencoder, text.tower]
     assert told.idle_beside(text.tower) == [lmnet, linet, autoencoder]
