@@ -36,14 +36,27 @@ def timestep_embedding(timesteps_B: Tensor, width: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """norm-SiLU-conv, plus the projected time embedding, norm-SiLU-conv, plus the (projected) input."""
+    """norm-SiLU-conv, plus the projected time embedding, norm-SiLU-conv, plus the (projected) input.
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_width: int, norm_groups: int = 32) -> None:
+    With ``modulated`` the embedding scales and shifts the channels after the second norm instead (adaptive group norm,
+    Dhariwal and Nichol 2021): a word can then strengthen or reverse a feature, not only add to it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_width: int,
+        norm_groups: int = 32,
+        modulated: bool = False,
+    ) -> None:
         super().__init__()
+        self.modulated = modulated
         self.in_layers = nn.Sequential(
             group_norm(in_channels, norm_groups), nn.SiLU(), nn.Conv3d(in_channels, out_channels, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_width, out_channels))
+        embedded = 2 * out_channels if modulated else out_channels
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_width, embedded))
         self.out_layers = nn.Sequential(
             group_norm(out_channels, norm_groups),
             nn.SiLU(),
@@ -54,8 +67,13 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x_BCDHW: Tensor, embedding_BC: Tensor) -> Tensor:
-        h = self.in_layers(x_BCDHW) + self.emb_layers(embedding_BC)[:, :, None, None, None]
-        return self.skip_connection(x_BCDHW) + self.out_layers(h)
+        h, embedded = self.in_layers(x_BCDHW), self.emb_layers(embedding_BC)[:, :, None, None, None]
+        if self.modulated:
+            scale, shift = embedded.chunk(2, dim=1)
+            h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+        else:
+            h = self.out_layers(h + embedded)
+        return self.skip_connection(x_BCDHW) + h
 
 
 class Downsample(nn.Module):

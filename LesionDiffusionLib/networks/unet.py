@@ -34,6 +34,7 @@ class UNetConfig:
     skip_context: bool = False  # throw the context away: the released LINet test configuration (released-model 1.4)
     norm_groups: int = 32  # fewer for narrow networks: the timestep is lost where a group is a single channel
     context_in_embedding: bool = False  # the mean text vector also joins the time embedding; the released ones do not
+    embedding_modulates: bool = False  # the embedding scales and shifts features; in the released ones it is added
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_resolutions"):
@@ -96,9 +97,9 @@ class Stage(nn.Sequential):
 class UNet3D(nn.Module):
     """Noisy tensor, timestep and context in, one output of the same spatial size out.
 
-    All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``. Ours is
-    ``context_in_embedding``: a small network trained briefly learns to follow its text from the first layer on, where
-    the transformers alone need long to be heard.
+    All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``. Ours are
+    ``context_in_embedding`` and ``embedding_modulates``: a small network trained briefly learns to follow its text from
+    the first layer on, where the transformers alone need long to be heard.
     ``use_checkpoint`` trades time for memory in training and never changes a value.
     """
 
@@ -188,7 +189,9 @@ class UNet3D(nn.Module):
         return nn.ModuleList(stages)
 
     def _res(self, in_channels: int, out_channels: int) -> ResBlock:
-        return ResBlock(in_channels, out_channels, 4 * self.config.model_channels, self.config.norm_groups)
+        config = self.config
+        embedding_width = 4 * config.model_channels
+        return ResBlock(in_channels, out_channels, embedding_width, config.norm_groups, config.embedding_modulates)
 
     def _transformer(self, channels: int) -> SpatialTransformer:
         config = self.config

@@ -15,19 +15,32 @@ SEARCH_ROWS = 16_384  # latent vectors per codebook search: 128 MB of distances 
 CODEBOOK_WEIGHT = 0.25  # on the codebook term; the commitment term has weight 1 (the released order)
 
 
+UPSAMPLINGS = ("nearest", "transposed")
+
+
 @dataclass(frozen=True)
 class VQGANConfig:
-    """Size of a :class:`VQGAN`. Lists (as JSON gives them) are accepted and kept as tuples."""
+    """Size of a :class:`VQGAN`. Lists (as JSON gives them) are accepted and kept as tuples.
+
+    Attributes:
+        channels: at full resolution; times ``channel_multipliers``, one per level.
+        sample_depth: levels after which the encoder halves the size.
+        num_res_blocks: per encoder level; the decoder has one more.
+        norm_groups: of every group norm; 0 for none: then a latent depends on its surroundings alone, and no HU is
+            lost with the window's mean.
+        upsampling: of the decoder: "nearest" (released), or "transposed", whose voxels paint blocks of their own.
+    """
 
     channels: int = 96
-    channel_multipliers: tuple[int, ...] = (1, 1, 1)  # one per level
-    sample_depth: tuple[int, ...] = (0,)  # levels after which the encoder halves the size
-    num_res_blocks: int = 1  # per encoder level; the decoder has one more
+    channel_multipliers: tuple[int, ...] = (1, 1, 1)
+    sample_depth: tuple[int, ...] = (0,)
+    num_res_blocks: int = 1
     z_channels: int = 4
     codebook_size: int = 2048
     norm_groups: int = 16
     in_channels: int = 1
     out_channels: int = 1
+    upsampling: str = "nearest"
 
     def __post_init__(self) -> None:
         for name in ("channel_multipliers", "sample_depth"):
@@ -37,7 +50,9 @@ class VQGANConfig:
             raise ValueError(f"VQGANConfig.channel_multipliers must be positive, got {self.channel_multipliers}")
         if any(depth not in range(levels - 1) for depth in self.sample_depth):
             raise ValueError(f"VQGANConfig.sample_depth must lie in 0..{levels - 2}, got {self.sample_depth}")
-        if self.channels % self.norm_groups:
+        if self.upsampling not in UPSAMPLINGS:
+            raise ValueError(f"VQGANConfig.upsampling is one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}")
+        if self.norm_groups < 0 or (self.norm_groups and self.channels % self.norm_groups):
             raise ValueError(
                 f"VQGANConfig.channels must be divisible by norm_groups {self.norm_groups}, got {self.channels}"
             )
@@ -134,14 +149,29 @@ class Upsample(nn.Module):
         return self.conv(functional.interpolate(x_BCDHW, scale_factor=2.0, mode="nearest"))
 
 
-class Level(nn.Module):
-    """The residual blocks of one level, then perhaps a change of size."""
+class TransposedUpsample(nn.Module):
+    """k -> 2k: every voxel paints a block of 2 x 2 x 2.
 
-    def __init__(self, widths: Sequence[int], norm_groups: int, down: bool = False, up: bool = False) -> None:
+    After "nearest" all eight voxels of a block look alike to the convolution that follows, and it has to learn from
+    their neighbors which is which.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose3d(channels, channels, 2, stride=2)
+
+    def forward(self, x_BCDHW: Tensor) -> Tensor:
+        return self.conv(x_BCDHW)
+
+
+class Level(nn.Module):
+    """The residual blocks of one level, then perhaps a change of size; ``up`` is one of UPSAMPLINGS, or None."""
+
+    def __init__(self, widths: Sequence[int], norm_groups: int, down: bool = False, up: str | None = None) -> None:
         super().__init__()
         self.block = nn.Sequential(*(ResBlock(a, b, norm_groups) for a, b in pairwise(widths)))
         self.downsample = Downsample(widths[-1]) if down else nn.Identity()
-        self.upsample = Upsample(widths[-1]) if up else nn.Identity()
+        self.upsample = _upsample(widths[-1], up) if up else nn.Identity()
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return self.upsample(self.downsample(self.block(x_BCDHW)))
@@ -197,7 +227,7 @@ class Decoder(nn.Module):
             Level(
                 [entering] + [width] * (config.num_res_blocks + 1),
                 config.norm_groups,
-                up=level - 1 in config.sample_depth,
+                up=config.upsampling if level - 1 in config.sample_depth else None,
             )
             for level, (width, entering) in enumerate(pairwise([*widths, widths[-1]]))
         )
@@ -246,8 +276,12 @@ class VQGAN(nn.Module):
         return self.decode(quantization.latent, quantize=False), quantization.codebook_loss
 
 
-def _norm(channels: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+def _norm(channels: int, groups: int) -> nn.Module:
+    return nn.GroupNorm(groups, channels, eps=1e-6) if groups else nn.Identity()
+
+
+def _upsample(channels: int, kind: str) -> nn.Module:
+    return Upsample(channels) if kind == "nearest" else TransposedUpsample(channels)
 
 
 def _conv3(in_channels: int, out_channels: int) -> nn.Conv3d:

@@ -45,3 +45,9 @@ def latent_units(autoencoder: VQGAN) -> tuple[Tensor, Tensor]:
     """Shift 0 and scale 1 for every latent channel: the diffusion runs on the latents as they are."""
     channels = autoencoder.config.z_channels
     return torch.zeros(channels), torch.ones(channels)
+
+
+def normalized_units(z: Tensor, whitening: float) -> tuple[Tensor, Tensor]:
+    """Shift and scale of every channel of latents (N, C, d, h, w), see `LINetTraining.whitening`."""
+    deviation = z.std(dim=(0, 2, 3, 4)).clamp(min=1e-6)
+    return z.mean(dim=(0, 2, 3, 4)), deviation**whitening * deviation.max() ** (1 - whitening)

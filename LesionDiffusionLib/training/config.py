@@ -18,7 +18,7 @@ from LesionDiffusionLib.windowing import WindowRule
 
 SCHEDULES = {"cosine": NoiseSchedule.cosine, "scaled_linear": NoiseSchedule.scaled_linear}
 LMNET_LOSSES, LINET_LOSSES = ("paper", "released", "balanced"), ("paper", "released", "masked_l2", "relative_l2")
-ADVERSARIES, CODEBOOK_STARTS = ("none", "log", "hinge"), ("uniform", "kmeans")
+ADVERSARIES, STARTS, CODEBOOK_STARTS = ("none", "log", "hinge"), ("random", "linear"), ("uniform", "kmeans")
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
@@ -124,14 +124,20 @@ class LINetTraining(DenoiserTraining):
             mean squared change that the lesion is, so that 30 HU in a liver count as much as a stone does.
         latent_mask: how a mask becomes latent, as at inference.
         normalize_latents: run the diffusion on latents of mean 0 and standard deviation 1.
+        whitening: how alike that makes their channels: 1 gives each the deviation 1, 0 only the widest, and the others
+            keep their share of it. Where one channel holds the density and the others the edges, 1 leaves the density
+            too little of the loss, and 0 the edges.
     """
 
     loss: str = "paper"
     latent_mask: LatentMask = LatentMask()
     normalize_latents: bool = False
+    whitening: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.whitening <= 1:
+            raise SettingsError(f"whitening lies in 0..1, got {self.whitening:g}")
         _one_of("loss", self.loss, LINET_LOSSES)
         self.require_channels((5, 5 if self.loss == "released" else 4), self.loss)
 
@@ -175,7 +181,10 @@ class VQGANTraining:
     Attributes:
         window: of the CT around a lesion, from which crops are cut.
         crop: edge of the random crops in voxels; None trains on whole windows.
-        whole_every: with crops, every so many steps one whole window: it keeps the group norms right for inference.
+        whole_every: with crops, every so many steps one whole window: it keeps the group norms right for inference; 0
+            for never.
+        start: "random", or "linear": the principal components of small blocks, see `training.linear_start`. Needs a
+            network without norms that halves the size once and upsamples "transposed".
         codebook_start: "uniform" (released), or "kmeans": half of the steps without quantization, then k-means centers
             of the latents, and codes nobody uses are moved to where latents are.
     """
@@ -186,12 +195,26 @@ class VQGANTraining:
     losses: VQGANLosses = VQGANLosses()
     crop: int | None = None
     whole_every: int = 8
+    start: str = "random"
     codebook_start: str = "uniform"
 
     def __post_init__(self) -> None:
+        _one_of("start", self.start, STARTS)
         _one_of("codebook_start", self.codebook_start, CODEBOOK_STARTS)
         if self.crop is not None and not 8 <= self.crop <= min(self.window.shape):
             raise SettingsError(f"crop lies in 8..{min(self.window.shape)} (the window's edge), got {self.crop}")
+        if self.start == "linear" and not startable_linearly(self.network):
+            raise SettingsError(
+                'start "linear" needs network.norm_groups=0, network.upsampling="transposed", a network.sample_depth '
+                "of one level, one channel in and out, z_channels up to 8, and twice as many channels"
+            )
+
+
+def startable_linearly(network: VQGANConfig) -> bool:
+    """Whether `training.linear_start` can start an autoencoder of this configuration."""
+    plain = network.norm_groups == 0 and network.upsampling == "transposed"
+    single = network.downsampling == 2 and network.in_channels == network.out_channels == 1
+    return plain and single and network.z_channels <= 8 and network.channels >= 2 * network.z_channels
 
 
 Training = VQGANTraining | LMNetTraining | LINetTraining

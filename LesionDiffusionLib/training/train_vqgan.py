@@ -15,6 +15,7 @@ from LesionDiffusionLib.networks.lpips import LPIPS
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.config import VQGANLosses, VQGANTraining
+from LesionDiffusionLib.training.linear_start import start_linear
 from LesionDiffusionLib.training.loop import Objective
 
 CONTINUOUS_SHARE = 0.5  # of the steps, before the codebook is switched on
@@ -64,6 +65,8 @@ def vqgan_objective(
     with torch.random.fork_rng(devices=[]):  # the judges' weights are drawn here: by every process the same
         torch.manual_seed(training.loop.seed)
         trainee = VQGANTrainee(model, training.losses).to(device)
+    if training.start == "linear":
+        start_linear(model, windows_hu)
     kmeans = training.codebook_start == "kmeans"
     switch = quantized_from(training)
 
@@ -112,7 +115,7 @@ def draw_windows(
     picks = torch.randint(len(windows_hu), (total,), generator=generator).tolist()
     if training.crop is None:
         return cut(windows_hu, draw_places(windows_hu, picks, windows_hu.shape[1:], generator)[ranks.share(total)])
-    if step % training.whole_every == 0:
+    if training.whole_every and step % training.whole_every == 0:
         return cut(windows_hu, draw_places(windows_hu, picks[:1], windows_hu.shape[1:], generator))
     return cut(windows_hu, draw_places(windows_hu, picks, (training.crop,) * 3, generator)[ranks.share(total)])
 

@@ -27,7 +27,14 @@ from LesionDiffusionLib.networks.text_tower import TextEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.training import ranks
-from LesionDiffusionLib.training.build import denoiser_tensors, latent_units, make_denoiser, make_vqgan, model_state
+from LesionDiffusionLib.training.build import (
+    denoiser_tensors,
+    latent_units,
+    make_denoiser,
+    make_vqgan,
+    model_state,
+    normalized_units,
+)
 from LesionDiffusionLib.training.bundling import CHECKPOINT, Part, fingerprint, save_trained
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, Training, VQGANTraining
@@ -184,7 +191,7 @@ def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, sh
     codec = frozen_codec(inputs.autoencoder, inputs.device)
     spelling = training.text.spelling
     if training.normalize_latents:
-        codec = normalizing(codec, PreparedImages(cases, training.window, spelling, codec))
+        codec = normalizing(codec, PreparedImages(cases, training.window, spelling, codec), training.whitening)
     denoiser, text = _denoiser(training, inputs)
     source, shown = (PreparedImages(c, training.window, spelling, codec) for c in (cases, _shown(cases, training)))
 
@@ -218,10 +225,11 @@ def _denoiser(training: DenoiserTraining, inputs: Inputs):
     return denoiser, text
 
 
-def normalizing(codec: LatentCodec, source: PreparedImages) -> LatentCodec:
+def normalizing(codec: LatentCodec, source: PreparedImages, whitening: float) -> LatentCodec:
     """The codec with the mean and standard deviation of the training set's latents taken out."""
     z = torch.stack([source([n], [False]).z_0[0].cpu() for n in range(min(STATISTICS_CASES, len(source)))])
-    return dataclasses.replace(codec, shift=z.mean(dim=(0, 2, 3, 4)), scale=z.std(dim=(0, 2, 3, 4)).clamp(min=1e-6))
+    shift, scale = normalized_units(z, whitening)
+    return dataclasses.replace(codec, shift=shift, scale=scale)
 
 
 def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_lmnet(cases):
 def test_linet(cases, autoencoder):
     training = tiny_training("linet", "loop.steps=500", "loop.learning_rate=4e-3", "loop.ema_decay=0.98", *NO_DROP)
     codec = frozen_codec(autoencoder[0], CPU)
-    codec = normalizing(codec, PreparedImages(cases, training.window, "report", codec))
+    codec = normalizing(codec, PreparedImages(cases, training.window, "report", codec), training.whitening)
     source, seen = PreparedImages(cases, training.window, "report", codec), []
     denoiser, text = make_denoiser(training)
     objective = linet_objective(denoiser, text, source, training)

@@ -13,7 +13,9 @@ from patients import make_patient, tiny_bundle
 from training_cases import LOOP, SETTINGS, prepared_dataset
 
 from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.intensity import to_hu, to_network
 from LesionDiffusionLib.io import write_labels
+from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.scripts.cli import main
 from LesionDiffusionLib.training.bundling import parts_of
 from LesionDiffusionLib.training.checkpoint import Checkpoint
@@ -106,6 +108,23 @@ def test_a_trained_bundle_is_used_by_synthesize(trained, data, tmp_path, monkeyp
     how = ["--labels", "totalseg_v1", "--lesion", "liver cyst", "--bundle", bundle.folder, "--out", tmp_path / "case"]
     assert main(["synthesize", *map(str, files + how), "--device", "cpu", "--steps", "2"]) == 0
     assert json.loads((tmp_path / "case" / "provenance.json").read_text())["voxels_changed"] > 0
+
+
+def test_a_linear_start_and_modulated_features_reach_the_bundle(trained, data, tmp_path):
+    """The settings that docs/training.md names, from training to a loaded bundle."""
+    linear = ("network.norm_groups=0", "network.upsampling=transposed", "whole_every=0", "start=linear")
+    modulated = ("network.embedding_modulates=true", "whitening=0.5")
+    sets = [[part for text in texts for part in ("--set", text)] for texts in (linear, modulated)]
+    assert main(command("vqgan", data, tmp_path / "vqgan", *sets[0])) == 0
+    parts = ("--autoencoder", tmp_path / "vqgan", "--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine")
+    assert main(command("linet", data, tmp_path / "linet", *parts, *sets[1], "--export-bundle", "own")) == 0
+    linet = load_models(open_bundle(tmp_path / "mine" / "own"), torch.device("cpu")).linet
+    assert linet.denoiser.backbone.config.embedding_modulates
+    assert max(linet.codec.scale) > 2 * min(linet.codec.scale)
+    ct_hu = np.clip(make_patient()[0].array[10:34, 10:34, 10:34], -200, 200).astype(np.float32)
+    z = linet.codec.autoencoder.encode(torch.from_numpy(to_network(ct_hu))[None, None])
+    decoded = linet.codec.autoencoder.decode(z, quantize=False)[0, 0].detach().numpy()
+    assert np.abs(to_hu(decoded) - ct_hu).mean() < 60, "a random start is at 300 HU after six steps"
 
 
 def test_resume_goes_on_and_a_taken_folder_is_refused(trained, data, tmp_path, capsys):

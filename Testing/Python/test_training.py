@@ -11,7 +11,7 @@ from patients import LINET_WINDOW, LMNET_WINDOW, make_patient, tiny_manifest
 
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.networks.vqgan import VQGAN
-from LesionDiffusionLib.training.build import make_denoiser, make_vqgan, model_state
+from LesionDiffusionLib.training.build import make_denoiser, make_vqgan, model_state, normalized_units
 from LesionDiffusionLib.training.case_store import CaseStore, save_shard
 from LesionDiffusionLib.training.config import TextOptions, VQGANLosses
 from LesionDiffusionLib.training.loop import LoopOptions, optimize
@@ -25,7 +25,7 @@ from LesionDiffusionLib.training.train_denoisers import (
     linet_objective,
     lmnet_objective,
 )
-from LesionDiffusionLib.training.train_vqgan import revive_codes, start_codebook, vqgan_objective
+from LesionDiffusionLib.training.train_vqgan import draw_windows, revive_codes, start_codebook, vqgan_objective
 from LesionDiffusionLib.training.volumes import TrainingVolume, load_volumes
 from LesionDiffusionLib.training.windows import random_windows
 
@@ -93,7 +93,8 @@ def tiny_vqgan_training(**changes):
     starter = PRESETS["starter"]["vqgan"]
     loop = LoopOptions(steps=12, batch=1, learning_rate=2e-3, warmup=5, report_every=1)
     network, window = tiny_manifest().autoencoder.config, dataclasses.replace(LINET_WINDOW, shape=(32, 32, 32))
-    return dataclasses.replace(starter, network=network, window=window, loop=loop, crop=16, **changes)
+    fixed = {"network": network, "window": window, "loop": loop, "crop": 16, "start": "random"}
+    return dataclasses.replace(starter, **fixed | changes)
 
 
 def test_vqgan_learns_and_uses_its_codebook(volume, generator):
@@ -105,6 +106,13 @@ def test_vqgan_learns_and_uses_its_codebook(volume, generator):
     assert seen[-1].losses["l1"] < seen[0].losses["l1"]
     assert "latent" in seen[5].raw
     assert "codebook" in seen[6].raw, "quantized from the half on"
+
+
+@pytest.mark.parametrize(("whole_every", "edges"), [(3, [32, 16, 16, 32]), (0, [16, 16, 16, 16])])
+def test_a_whole_window_comes_now_and_then_or_never(whole_every, edges):
+    training = tiny_vqgan_training(whole_every=whole_every)
+    windows, chance = np.zeros((2, 32, 32, 32), np.int16), torch.Generator().manual_seed(0)
+    assert [draw_windows(windows, training, step, chance).shape[-1] for step in range(4)] == edges
 
 
 @pytest.mark.parametrize("adversarial", ["log", "hinge"])
@@ -139,6 +147,16 @@ def test_codebook_start_and_revival_put_codes_where_latents_are(volume, generato
     assert moved.nonzero().flatten().tolist() == [3]
     rows = z.movedim(1, -1).flatten(0, -2)
     assert (rows - model.quantize.embedding.weight[3]).abs().sum(dim=1).min() < 1e-6
+
+
+@pytest.mark.parametrize(("whitening", "deviations"), [(1.0, (1, 1, 1)), (0.0, (1, 0.01, 0.25)), (0.5, (1, 0.1, 0.5))])
+def test_whitening_decides_how_alike_channels_become(whitening, deviations):
+    z = torch.randn(3, 3, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+    z = z * torch.tensor([4.0, 0.04, 1.0]).reshape(1, 3, 1, 1, 1) + 7
+    shift, scale = normalized_units(z, whitening)
+    normalized = (z - shift.reshape(1, 3, 1, 1, 1)) / scale.reshape(1, 3, 1, 1, 1)
+    torch.testing.assert_close(normalized.mean(dim=(0, 2, 3, 4)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalized.std(dim=(0, 2, 3, 4)), torch.tensor(deviations).float(), rtol=0.02, atol=0)
 
 
 def test_attribute_dropout_keeps_order_and_sometimes_drops_all():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from LesionDiffusionLib.networks.blocks import group_norm, timestep_embedding
+from LesionDiffusionLib.networks.blocks import ResBlock, group_norm, timestep_embedding
 from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
 
 TINY = UNetConfig(in_channels=3, out_channels=2, model_channels=8, context_dim=16, norm_groups=4)
@@ -63,6 +63,28 @@ def test_timestep_is_lost_where_every_group_is_one_channel():
     x, context = torch.randn(1, 3, 4, 8, 4), torch.randn(1, 5, 16)
     early, late = network(x, torch.tensor([3]), context), network(x, torch.tensor([700]), context)
     torch.testing.assert_close(early, late, atol=1e-5, rtol=1e-5)
+
+
+def test_a_modulating_embedding_survives_every_norm():
+    network = random_unet(replace(TINY, norm_groups=32, embedding_modulates=True))
+    x, context = torch.randn(1, 3, 4, 8, 4), torch.randn(1, 5, 16)
+    early, late = network(x, torch.tensor([3]), context), network(x, torch.tensor([700]), context)
+    assert (early - late).abs().max() > 1e-3
+
+
+def test_a_modulating_embedding_scales_and_shifts_after_the_second_norm():
+    block = ResBlock(4, 6, 8, norm_groups=2, modulated=True)
+    scale, shift = torch.randn(6), torch.randn(6)
+    with torch.no_grad():
+        block.emb_layers[1].weight.zero_()
+        block.emb_layers[1].bias.copy_(torch.cat([scale, shift]))
+        block.out_layers[3].weight.normal_()
+    x = torch.randn(2, 4, 3, 5, 4)
+    norm, conv = block.out_layers[0], block.out_layers[3]
+    per_channel = (slice(None), None, None, None)
+    h = norm(block.in_layers(x)) * (1 + scale[per_channel]) + shift[per_channel]
+    expected = block.skip_connection(x) + conv(torch.nn.functional.silu(h))
+    torch.testing.assert_close(block(x, torch.randn(2, 8)), expected)
 
 
 def test_context_entries_have_no_order():

@@ -48,6 +48,19 @@ def test_padding_is_at_the_high_side():
     assert torch.equal(down(ones)[0, 0, :, 0, 0], torch.tensor([27.0, 18.0]))
 
 
+def test_a_transposed_voxel_paints_its_own_block_alone():
+    up = vqgan.TransposedUpsample(1)
+    with torch.no_grad():
+        up.conv.bias.zero_()
+    z = torch.zeros(1, 1, 2, 3, 2)
+    z[0, 0, 1, 1, 0] = 2
+    painted = up(z)[0, 0]
+    assert painted.shape == (4, 6, 4)
+    torch.testing.assert_close(painted[2:, 2:4, :2], 2 * up.conv.weight[0, 0])
+    painted[2:, 2:4, :2] = 0
+    assert not painted.any()
+
+
 def test_quantizer_finds_the_nearest_codeword_whatever_the_pieces(monkeypatch):
     torch.manual_seed(0)
     quantizer = Quantizer(32, 3)
@@ -120,6 +133,8 @@ def test_training_forward_reaches_every_parameter():
         ({"channel_multipliers": (1, 0, 1)}, "channel_multipliers must be positive"),
         ({"sample_depth": (2,)}, r"sample_depth must lie in 0..1, got \(2,\)"),
         ({"channels": 90}, "divisible by norm_groups 16, got 90"),
+        ({"norm_groups": -1}, "divisible by norm_groups -1"),
+        ({"upsampling": "cubic"}, "upsampling is one of nearest, transposed, got 'cubic'"),
         ({"codebook_size": 0}, "codebook_size must be at least 1, got 0"),
     ],
 )
