@@ -1,20 +1,15 @@
-"""Devices: choosing one, its memory, repeatability, and what to do when memory runs out."""
+"""Devices: choosing one, its precision, and repeatability."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
 
 import torch
-from torch import nn
 
 from LesionDiffusionLib.errors import DeviceError
 
-Result = TypeVar("Result")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MIB = 2**20
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -62,19 +57,6 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def peak_memory_mib(device: torch.device) -> dict[str, int]:
-    """Peak resident memory of this process (not told on Windows) and, on a GPU, peak memory allocated there."""
-    peak = {}
-    with contextlib.suppress(ImportError):  # Windows has no such module
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-        peak["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB)
-    if device.type == "cuda":
-        peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / MIB)
-    return peak
-
-
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
     """The same seed gives the same numbers on the same device: deterministic convolutions, no TF32.
@@ -83,59 +65,3 @@ def repeatable() -> Iterator[None]:
     """
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
-
-
-@contextlib.contextmanager
-def clear_memory_errors(device: torch.device) -> Iterator[None]:
-    """Turns a full device, or a full main memory, into a DeviceError that says need and have."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise DeviceError(_full(device)) from error
-
-
-def with_memory_fallback(
-    run: Callable[[], Result], device: torch.device, notes: list[str], idle: Sequence[nn.Module] = ()
-) -> Result:
-    """``run()``; on a full GPU again without the networks that are idle, and at last in half precision.
-
-    Idle networks wait in main memory and come back afterwards: that costs time and changes no value, so it is tried
-    first. ``notes`` receives a sentence for what was done. What fails three times is raised.
-    """
-    if device.type != "cuda":
-        return run()
-    with contextlib.suppress(torch.cuda.OutOfMemoryError):
-        return run()
-    try:
-        for network in idle:
-            network.to("cpu")
-        torch.cuda.empty_cache()
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            result = run()
-            notes.append("the GPU's memory was full; idle networks waited in main memory")
-            return result
-        torch.cuda.empty_cache()
-        with torch.autocast(device.type, torch.float16):
-            result = run()
-        notes.append("the GPU's memory was full in single precision; the networks ran in half precision")
-        return result
-    finally:
-        for network in idle:
-            network.to(device)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means a full memory; torch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _full(device: torch.device) -> str:
-    have = ""
-    if device.type == "cuda":
-        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
-            free, total = torch.cuda.mem_get_info(device)
-            need = torch.cuda.max_memory_allocated(device)
-            have = f" ({free / MIB:.0f} of {total / MIB:.0f} MiB free, more than {need / MIB:.0f} MiB needed)"
-    return f"{device} is out of memory{have}; close other programs, use a smaller bundle or another --device"

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from LesionDiffusionLib import __version__
-from LesionDiffusionLib.devices import describe_device, peak_memory_mib
+from LesionDiffusionLib.devices import describe_device
+from LesionDiffusionLib.memory import peak_memory_mib
 from LesionDiffusionLib.run import Run
 
 NOTE = "This CT contains a synthetic lesion. Research use only; not for diagnosis."

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from LesionDiffusionLib.devices import with_memory_fallback
 from LesionDiffusionLib.diffusion.samplers import SamplerStep
 from LesionDiffusionLib.errors import Cancelled, SettingsError
 from LesionDiffusionLib.labels import OrganMap
+from LesionDiffusionLib.memory import with_memory_fallback
 from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.planning import Plan
 from LesionDiffusionLib.sampling import SamplingOptions, check_guidance

@@ -13,7 +13,7 @@ import torch
 
 from LesionDiffusionLib.bundles import Bundle, open_bundle
 from LesionDiffusionLib.case import Case
-from LesionDiffusionLib.devices import clear_memory_errors, repeatable, resolve_device
+from LesionDiffusionLib.devices import repeatable, resolve_device
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.fit import Finding, measure, surroundings
 from LesionDiffusionLib.geometry import Box
@@ -21,6 +21,7 @@ from LesionDiffusionLib.homecoming import measure_change
 from LesionDiffusionLib.image_stage import inpaint
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.mask_stage import draw_mask
+from LesionDiffusionLib.memory import clear_memory_errors
 from LesionDiffusionLib.models import Models, load_models
 from LesionDiffusionLib.planning import Plan, Wish, plan_lesion
 from LesionDiffusionLib.provenance import provenance

@@ -14,11 +14,12 @@ import torch
 
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.case import Case
-from LesionDiffusionLib.devices import available_devices, clear_memory_errors, describe_device, resolve_device
+from LesionDiffusionLib.devices import available_devices, describe_device, resolve_device
 from LesionDiffusionLib.errors import Cancelled
 from LesionDiffusionLib.histogram import lesion_histogram
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_patch import LesionPatch
+from LesionDiffusionLib.memory import clear_memory_errors
 from LesionDiffusionLib.models import Models, load_models
 from LesionDiffusionLib.planning import Wish, plan_lesion
 from LesionDiffusionLib.report import LesionReport

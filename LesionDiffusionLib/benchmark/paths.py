@@ -19,12 +19,13 @@ from torch import Tensor
 
 from LesionDiffusionLib.benchmark.ceiling import synchronize
 from LesionDiffusionLib.benchmark.job import Job
-from LesionDiffusionLib.devices import peak_memory_mib, repeatable
+from LesionDiffusionLib.devices import repeatable
 from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser, Prediction
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
 from LesionDiffusionLib.image_stage import inpaint
+from LesionDiffusionLib.memory import peak_memory_mib
 from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
 from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask, window_grid
 from LesionDiffusionLib.run import Run, Settings
@@ -37,7 +38,7 @@ class Outcome:
     Attributes:
         seconds: per stage.
         lesion_hu: values of the new CT inside the lesion (N,).
-        peak_memory_mib: as `devices.peak_memory_mib`; of the process since its start, of the GPU since the path's.
+        peak_memory_mib: as `memory.peak_memory_mib`; of the process since its start, of the GPU since the path's.
     """
 
     seconds: dict[str, float]

@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from LesionDiffusionLib.benchmark.job import make_job
     from LesionDiffusionLib.benchmark.steps import enough_steps
     from LesionDiffusionLib.benchmark.tables import as_markdown
-    from LesionDiffusionLib.devices import clear_memory_errors, resolve_device
+    from LesionDiffusionLib.devices import resolve_device
+    from LesionDiffusionLib.memory import clear_memory_errors
 
     if min(args.size_mm, args.spacing_mm, args.steps, args.repeats) <= 0:
         raise SettingsError("sizes, steps and repeats must be above 0")

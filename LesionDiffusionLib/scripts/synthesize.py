@@ -53,6 +53,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on GPUs that have it"
     )
+    run.add_argument("--gpu-memory", type=int, metavar="MIB", help="take no more of the GPU (default: what is free)")
     run.add_argument("--json", action="store_true", help="print one JSON object per line instead of text")
 
 
@@ -122,10 +123,12 @@ def _mask(args: argparse.Namespace, ct):
 def load(args: argparse.Namespace):
     """The networks that the arguments name."""
     from LesionDiffusionLib.bundles import open_bundle
-    from LesionDiffusionLib.devices import clear_memory_errors, resolve_device
+    from LesionDiffusionLib.devices import resolve_device
+    from LesionDiffusionLib.memory import clear_memory_errors, limit_gpu_memory
     from LesionDiffusionLib.models import load_models
 
     device = resolve_device(args.device)
+    limit_gpu_memory(device, args.gpu_memory)
     with clear_memory_errors(device):
         return load_models(open_bundle(args.bundle), device, args.text_encoder, args.allow_download, args.precision)
 

@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, then export."""
     import torch
 
-    from LesionDiffusionLib.devices import clear_memory_errors, repeatable, resolve_device
+    from LesionDiffusionLib.devices import repeatable, resolve_device
+    from LesionDiffusionLib.memory import clear_memory_errors
     from LesionDiffusionLib.training import ranks
     from LesionDiffusionLib.training.presets import load_config
     from LesionDiffusionLib.training.trainer import open_folder, train

@@ -20,7 +20,7 @@ STOREYS = [
     {"networks", "diffusion"},
     {"sampling"},
     {"bundle_folders", "lmnet", "linet", "io", "dicom", "nifti", "nrrd_meta", "voxel_file", "itk_header", "bundles",
-     "saved_case", "preview", "devices", "released", "volume_source"},
+     "saved_case", "preview", "devices", "memory", "released", "volume_source"},
     {"models"},
     {"synthesis", "run", "mask_stage", "image_stage", "provenance", "training", "adapters",
      "datasets"},

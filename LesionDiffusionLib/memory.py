@@ -1,0 +1,106 @@
+"""Memory: how much was taken, how much may be, and what to do when it runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from LesionDiffusionLib.errors import DeviceError
+
+Result = TypeVar("Result")
+MIB = 2**20
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, int]:
+    """Peak resident memory of this process (not told on Windows) and, on a GPU, peak memory allocated there."""
+    peak = {}
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+        peak["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB)
+    if device.type == "cuda":
+        peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / MIB)
+    return peak
+
+
+def limit_gpu_memory(device: torch.device, budget_mib: int | None) -> None:
+    """Let torch allocate at most ``budget_mib`` of a GPU from now on; what does not fit falls back as on a full one.
+
+    The driver's own share (some hundred MiB a process) comes on top. None: no limit.
+
+    Raises:
+        DeviceError: the device is no GPU, or has less memory free.
+    """
+    if budget_mib is None:
+        return
+    if device.type != "cuda":
+        raise DeviceError(f"a GPU memory budget needs a GPU, got {device}; leave --gpu-memory out or name a --device")
+    free, total = torch.cuda.mem_get_info(device)
+    if not 0 < budget_mib * MIB <= free:
+        raise DeviceError(
+            f"expected a GPU memory budget of 1 to {free // MIB} MiB, which are free on {device}, got {budget_mib}; "
+            "close other programs or choose another"
+        )
+    torch.cuda.set_per_process_memory_fraction(budget_mib * MIB / total, device)
+
+
+@contextlib.contextmanager
+def clear_memory_errors(device: torch.device) -> Iterator[None]:
+    """Turns a full device, or a full main memory, into a DeviceError that says need and have."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(_full(device)) from error
+
+
+def with_memory_fallback(
+    run: Callable[[], Result], device: torch.device, notes: list[str], idle: Sequence[nn.Module] = ()
+) -> Result:
+    """``run()``; on a full GPU again without the networks that are idle, and at last in half precision.
+
+    Idle networks wait in main memory and come back afterwards: that costs time and changes no value, so it is tried
+    first. ``notes`` receives a sentence for what was done. What fails three times is raised.
+    """
+    if device.type != "cuda":
+        return run()
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        return run()
+    try:
+        for network in idle:
+            network.to("cpu")
+        torch.cuda.empty_cache()
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            result = run()
+            notes.append("the GPU's memory was full; idle networks waited in main memory")
+            return result
+        torch.cuda.empty_cache()
+        with torch.autocast(device.type, torch.float16):
+            result = run()
+        notes.append("the GPU's memory was full in single precision; the networks ran in half precision")
+        return result
+    finally:
+        for network in idle:
+            network.to(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means a full memory; torch's CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _full(device: torch.device) -> str:
+    have = ""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+            free, total = torch.cuda.mem_get_info(device)
+            need = torch.cuda.max_memory_allocated(device)
+            have = f" ({free / MIB:.0f} of {total / MIB:.0f} MiB free, more than {need / MIB:.0f} MiB needed)"
+    return f"{device} is out of memory{have}; close other programs, use a smaller bundle or another --device"
