@@ -14,6 +14,7 @@ from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
 from LesionDiffusionLib.diffusion.known_region import KnownRegion
 from LesionDiffusionLib.diffusion.samplers import Noise, SamplerStep
 from LesionDiffusionLib.intensity import to_hu, to_network
+from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.sampling import SamplingOptions, sample_conditionally
 from LesionDiffusionLib.windowing import WindowRule
@@ -87,15 +88,35 @@ class LatentMask:
         return functional.max_pool3d(touched, 2 * self.grow + 1, stride=1, padding=self.grow)
 
 
+def sees_known(unet: UNetConfig) -> bool:
+    """Whether a LINet of this size also sees the latents that it replaces: 9 input channels instead of 5."""
+    return unet.in_channels == 9
+
+
+def linet_condition(context: Tensor | None, mask_channel: Tensor, known: Tensor | None) -> Condition:
+    """What LINet sees besides z_t.
+
+    Args:
+        context: of the text (B, N, C).
+        mask_channel: `LatentMask.channel` (B, 1, d, h, w).
+        known: the latents that are replaced (B, C, d, h, w), for a network that sees them. Paper equation 4 hides them,
+            because who learns from patients has none without the lesion. Who learns from rendered pairs has, and at
+            inference everybody: then the scan's noise and the anatomy at the rim need not be invented.
+    """
+    return Condition(context, mask_channel if known is None else torch.cat([mask_channel, known], dim=1))
+
+
 @dataclass(frozen=True, eq=False)
 class LINet:
     """
     Attributes:
-        denoiser: U-Net of 5 input channels (4 latents, latent mask); its first 4 output channels are the prediction.
+        denoiser: U-Net of 5 input channels (4 latents, latent mask), or 9 (with the latents it replaces); its first 4
+            output channels are the prediction.
         codec: the autoencoder.
         window: the grid it works on.
         latent_mask: mask handling.
         unconditional: context of the empty text, or None.
+        sees_known: whether the denoiser has the 9 channels.
     """
 
     denoiser: Denoiser
@@ -103,6 +124,7 @@ class LINet:
     window: WindowRule
     latent_mask: LatentMask = LatentMask()
     unconditional: Tensor | None = None
+    sees_known: bool = False
 
     def sample(
         self, known: Tensor, mask: Tensor, context: Tensor, options: SamplingOptions, noise: Noise
@@ -111,7 +133,7 @@ class LINet:
 
         The last step's ``x`` is bit-equal to ``known`` outside the region.
         """
-        condition = Condition(context, self.latent_mask.channel(mask))
+        condition = linet_condition(context, self.latent_mask.channel(mask), known if self.sees_known else None)
         keep = KnownRegion(known, self.latent_mask.region(mask))
         x_T = noise(known)
         return sample_conditionally(self.denoiser, x_T, condition, self.unconditional, options, noise, keep)

@@ -15,9 +15,6 @@ SEARCH_ROWS = 16_384  # latent vectors per codebook search: 128 MB of distances 
 CODEBOOK_WEIGHT = 0.25  # on the codebook term; the commitment term has weight 1 (the released order)
 
 
-UPSAMPLINGS = ("nearest", "transposed")
-
-
 @dataclass(frozen=True)
 class VQGANConfig:
     """Size of a :class:`VQGAN`. Lists (as JSON gives them) are accepted and kept as tuples.
@@ -164,6 +161,9 @@ class TransposedUpsample(nn.Module):
         return self.conv(x_BCDHW)
 
 
+UPSAMPLINGS: dict[str, type[nn.Module]] = {"nearest": Upsample, "transposed": TransposedUpsample}
+
+
 class Level(nn.Module):
     """The residual blocks of one level, then perhaps a change of size; ``up`` is one of UPSAMPLINGS, or None."""
 
@@ -171,7 +171,7 @@ class Level(nn.Module):
         super().__init__()
         self.block = nn.Sequential(*(ResBlock(a, b, norm_groups) for a, b in pairwise(widths)))
         self.downsample = Downsample(widths[-1]) if down else nn.Identity()
-        self.upsample = _upsample(widths[-1], up) if up else nn.Identity()
+        self.upsample = UPSAMPLINGS[up](widths[-1]) if up else nn.Identity()
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return self.upsample(self.downsample(self.block(x_BCDHW)))
@@ -278,10 +278,6 @@ class VQGAN(nn.Module):
 
 def _norm(channels: int, groups: int) -> nn.Module:
     return nn.GroupNorm(groups, channels, eps=1e-6) if groups else nn.Identity()
-
-
-def _upsample(channels: int, kind: str) -> nn.Module:
-    return Upsample(channels) if kind == "nearest" else TransposedUpsample(channels)
 
 
 def _conv3(in_channels: int, out_channels: int) -> nn.Conv3d:

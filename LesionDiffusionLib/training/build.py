@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from LesionDiffusionLib.diffusion.denoiser import Denoiser
+from LesionDiffusionLib.linet import LatentCodec
 from LesionDiffusionLib.networks.text_tower import TextEncoder
 from LesionDiffusionLib.networks.unet import UNet3D
 from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
@@ -41,10 +42,10 @@ def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
 
 
-def latent_units(autoencoder: VQGAN) -> tuple[Tensor, Tensor]:
-    """Shift 0 and scale 1 for every latent channel: the diffusion runs on the latents as they are."""
+def plain_codec(autoencoder: VQGAN) -> LatentCodec:
+    """A codec of latents as they come (shift 0, scale 1); the autoencoder learns no more."""
     channels = autoencoder.config.z_channels
-    return torch.zeros(channels), torch.ones(channels)
+    return LatentCodec(autoencoder.eval().requires_grad_(False), torch.zeros(channels), torch.ones(channels))
 
 
 def normalized_units(z: Tensor, whitening: float) -> tuple[Tensor, Tensor]:

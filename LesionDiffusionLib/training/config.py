@@ -9,7 +9,7 @@ from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import SettingsError
-from LesionDiffusionLib.linet import LatentMask
+from LesionDiffusionLib.linet import LatentMask, sees_known
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import CODEBOOK_WEIGHT, VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -139,7 +139,8 @@ class LINetTraining(DenoiserTraining):
         if not 0 <= self.whitening <= 1:
             raise SettingsError(f"whitening lies in 0..1, got {self.whitening:g}")
         _one_of("loss", self.loss, LINET_LOSSES)
-        self.require_channels((5, 5 if self.loss == "released" else 4), self.loss)
+        inputs = 9 if sees_known(self.network) else 5
+        self.require_channels((inputs, 5 if self.loss == "released" else 4), self.loss)
 
 
 @dataclass(frozen=True)

@@ -88,14 +88,17 @@ PRESETS: dict[str, dict[str, Training]] = {
     # For two CPU cores: the window's voxels scale with the lesion, and the clean tensor is predicted, because after so
     # short a training a predicted noise leaves some of the noise behind. Eight norm groups: by the released rule narrow
     # layers normalize each channel alone, which removes the timestep. Text also in the time embedding, and more of the
-    # noisy timesteps: with transformers and uniform timesteps alone, the text had no effect after 2000 steps.
+    # noisy timesteps: with transformers and uniform timesteps alone, the text had no effect after 2000 steps. The
+    # autoencoder starts as a linear code: from random weights it stood at 28 dB after 2600 steps, seven below this one.
     "starter": {
         "vqgan": VQGANTraining(
-            VQGANConfig(channels=16, channel_multipliers=(1, 2, 2)),
+            VQGANConfig(channels=16, channel_multipliers=(1, 2, 2), norm_groups=0, upsampling="transposed"),
             WindowRule((48, 48, 48), 0.5, 5.0, 24),
-            LoopOptions(steps=2600, batch=2, learning_rate=1.2e-3),
+            LoopOptions(steps=700, batch=2, learning_rate=6e-4),
             VQGANLosses(l1=1.0, l2=4.0),
             crop=32,
+            whole_every=0,
+            start="linear",
             codebook_start="kmeans",
         ),
         "lmnet": LMNetTraining(
@@ -110,16 +113,22 @@ PRESETS: dict[str, dict[str, Training]] = {
             gamma=0.05,  # with 0.001 the region outside the box would stay untrained in so short a training
         ),
         "linet": LINetTraining(
-            UNetConfig(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8, context_in_embedding=True),
+            UNetConfig(
+                *(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128),
+                norm_groups=8,
+                context_in_embedding=True,
+                embedding_modulates=True,
+            ),
             WindowRule((32, 32, 32), 0.5, 5.0, 24),
-            dataclasses.replace(_SMALL, steps=4000, batch=4, seed=2),
-            _SMALL_SAMPLING,
+            dataclasses.replace(_SMALL, steps=3600, batch=4, seed=2),
+            dataclasses.replace(_SMALL_SAMPLING, guidance=1.3),
             _SMALL_TEXT,
             prediction="x0",
             noise_bias=3.0,
             loss="relative_l2",
             latent_mask=LatentMask("mean", 1),
             normalize_latents=True,
+            whitening=0.5,
         ),
     },
 }

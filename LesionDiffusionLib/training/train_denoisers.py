@@ -16,6 +16,7 @@ from LesionDiffusionLib.diffusion.losses import (
     released_weighted_l2,
     tight_box,
 )
+from LesionDiffusionLib.linet import linet_condition, sees_known
 from LesionDiffusionLib.networks.text_tower import TextEncoder
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, TextOptions
@@ -24,7 +25,7 @@ from LesionDiffusionLib.training.mirroring import mirrored_words
 from LesionDiffusionLib.training.sources import ImageBatch, MaskBatch, Source
 
 BALANCED_SCALE = 0.1  # brings the balanced loss to the size of the others
-LEAST_CHANGE = 0.02  # in normalized latents, mean square: about the noise of a CT
+LEAST_CHANGE = 0.005  # in normalized latents, mean square: about the noise of a CT
 
 
 class Draw(NamedTuple):
@@ -109,7 +110,9 @@ def linet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
         known, z_0, mask, noise = (part.to(device) for part in (*ImageBatch(*drawn.batch), drawn.noise))
         region = training.latent_mask.region(mask)
         z_t = region * denoiser.schedule.add_noise(z_0, noise, drawn.t) + (1 - region) * known
-        condition = Condition(context_of(text, drawn.strings, device), training.latent_mask.channel(mask))
+        shown = known if sees_known(training.network) else None
+        context = context_of(text, drawn.strings, device)
+        condition = linet_condition(context, training.latent_mask.channel(mask), shown)
         output = denoiser.backbone_output(z_t, drawn.t, condition).float()
         return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training, z_0 - known)
 

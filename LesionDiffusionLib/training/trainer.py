@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
-from LesionDiffusionLib.errors import DatasetError, OutputError, TrainingError
+from LesionDiffusionLib.errors import DatasetError, OutputError, SettingsError, TrainingError
 from LesionDiffusionLib.intensity import to_network
-from LesionDiffusionLib.linet import LatentCodec, LINet
+from LesionDiffusionLib.linet import LatentCodec, LINet, sees_known
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.networks.lpips import LPIPS
 from LesionDiffusionLib.networks.text_tower import TextEncoder
@@ -29,11 +29,11 @@ from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.build import (
     denoiser_tensors,
-    latent_units,
     make_denoiser,
     make_vqgan,
     model_state,
     normalized_units,
+    plain_codec,
 )
 from LesionDiffusionLib.training.bundling import CHECKPOINT, Part, fingerprint, save_trained
 from LesionDiffusionLib.training.checkpoint import Checkpoint
@@ -148,7 +148,7 @@ def frozen_codec(part: Part | None, device: torch.device) -> LatentCodec:
         )
     model = VQGAN(part.spec)
     model.load_state_dict({name: value.float() for name, value in part.tensors.items()})
-    return LatentCodec(model.to(device).eval().requires_grad_(False), *latent_units(model))
+    return plain_codec(model.to(device))
 
 
 def _vqgan_job(training: VQGANTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
@@ -188,6 +188,11 @@ def _lmnet_job(training: LMNetTraining, inputs: Inputs, cases: PreparedCases, sh
 
 
 def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
+    if sees_known(training.network):
+        raise SettingsError(
+            "a LINet of 9 input channels sees what the lesion replaces, which prepared cases do not have; "
+            "expected network.in_channels=5"
+        )
     codec = frozen_codec(inputs.autoencoder, inputs.device)
     spelling = training.text.spelling
     if training.normalize_latents:

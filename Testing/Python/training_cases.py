@@ -28,6 +28,7 @@ SETTINGS = {  # of trainings that take seconds, on top of the preset "starter"
     "lmnet": (*(f"network.{setting}" for setting in UNET), *SMALL_WINDOW),
     "linet": (*(f"network.{setting}" for setting in UNET), *WINDOW),
 }
+RELEASED_VQGAN = ("network.norm_groups=16", "network.upsampling=nearest", "start=random")  # instead of the starter's
 LESION_HU = {"hypodense": 20.0, "hyperdense": 110.0}
 
 
