@@ -38,7 +38,10 @@ class LatentCodec:
     def encode(self, ct_hu: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """HU (D, H, W) or (B, D, H, W) -> latent (B, C, D/2, H/2, W/2)."""
         network = torch.from_numpy(to_network(ct_hu)).to(device)
-        z = self.autoencoder.encode(network.reshape(-1, 1, *network.shape[-3:]))
+        return self.normalized(self.autoencoder.encode(network.reshape(-1, 1, *network.shape[-3:])))
+
+    def normalized(self, z: Tensor) -> Tensor:
+        """The autoencoder's own latent (B, C, d, h, w) -> as the diffusion sees it."""
         return (z - self._channels(self.shift, z)) / self._channels(self.scale, z)
 
     @torch.no_grad()

@@ -111,14 +111,12 @@ def load_models(
     shift, scale = (torch.tensor(t) for t in (manifest.autoencoder.latent_shift, manifest.autoencoder.latent_scale))
     codec = LatentCodec(autoencoder, shift, scale)
     mask_null, image_null = nulls
+    image = manifest.linet
     return Models(
         bundle,
         device,
         LMNet(lmnet, manifest.lmnet.window, mask_null),
-        LINet(
-            *(linet, codec, manifest.linet.window, manifest.linet.latent_mask, image_null),
-            sees_known=sees_known(manifest.linet.unet),
-        ),
+        LINet(linet, codec, image.window, image.latent_mask, image_null, sees_known(image.unet)),
         *texts,
         precision,
     )

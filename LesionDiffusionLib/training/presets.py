@@ -38,6 +38,7 @@ _PAPER = LoopOptions(  # its "momentum of 0.99" is read as AdamW's first beta
 )
 _RELEASED = dataclasses.replace(_PAPER, betas=(0.9, 0.999), weight_decay=0.01, clip=1e9)
 _DDIM200 = SamplingOptions("ddim", 200, 2.5)
+_SMALL_LMNET = UNetConfig(4, 1, 16, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8, context_in_embedding=True)
 _SMALL = LoopOptions(3000, 2, 1e-3, ema_decay=0.998, seed=1)
 _SMALL_SAMPLING = SamplingOptions("dpmpp", 10, 2.0, lowest_timestep=300)
 _SMALL_TEXT = TextOptions("vocabulary")
@@ -102,7 +103,7 @@ PRESETS: dict[str, dict[str, Training]] = {
             codebook_start="kmeans",
         ),
         "lmnet": LMNetTraining(
-            UNetConfig(4, 1, 16, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8, context_in_embedding=True),
+            _SMALL_LMNET,
             WindowRule((32, 32, 32), 0.75, 7.5, 16),
             _SMALL,
             _SMALL_SAMPLING,
@@ -113,11 +114,8 @@ PRESETS: dict[str, dict[str, Training]] = {
             gamma=0.05,  # with 0.001 the region outside the box would stay untrained in so short a training
         ),
         "linet": LINetTraining(
-            UNetConfig(
-                *(5, 4, 32, (1, 2, 4), 1, (4,), 32, 128),
-                norm_groups=8,
-                context_in_embedding=True,
-                embedding_modulates=True,
+            dataclasses.replace(
+                _SMALL_LMNET, in_channels=5, out_channels=4, model_channels=32, embedding_modulates=True
             ),
             WindowRule((32, 32, 32), 0.5, 5.0, 24),
             dataclasses.replace(_SMALL, steps=3600, batch=4, seed=2),

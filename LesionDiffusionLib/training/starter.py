@@ -183,9 +183,9 @@ def latents(data: Path, work: Path) -> None:
     store = CaseStore(work / "cases")
     encoded = {name: _encoded(plain, store.array(name)) for name in ("healthy_hu", "lesion_hu")}
     shift, scale = normalized_units(encoded["lesion_hu"], RECIPE.linet.whitening)
+    codec = dataclasses.replace(plain, shift=shift, scale=scale)
     for name, z in encoded.items():
-        normalized = (z - shift.reshape(1, -1, 1, 1, 1)) / scale.reshape(1, -1, 1, 1, 1)
-        np.save(work / f"latents_{name}.npy", normalized.numpy().astype(np.float16))
+        np.save(work / f"latents_{name}.npy", codec.normalized(z).numpy().astype(np.float16))
     (work / "latents.json").write_text(json.dumps({"shift": shift.tolist(), "scale": scale.tolist()}))
 
 

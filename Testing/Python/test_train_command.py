@@ -111,13 +111,9 @@ def test_a_trained_bundle_is_used_by_synthesize(trained, data, tmp_path, monkeyp
 
 
 def test_a_linear_start_and_modulated_features_reach_the_bundle(trained, data, tmp_path):
-    """The settings that docs/training.md names, from training to a loaded bundle."""
-    linear = ("network.norm_groups=0", "network.upsampling=transposed", "whole_every=0", "start=linear")
-    modulated = ("network.embedding_modulates=true", "whitening=0.5")
-    sets = [[part for text in texts for part in ("--set", text)] for texts in (linear, modulated)]
-    assert main(command("vqgan", data, tmp_path / "vqgan", *sets[0])) == 0
-    parts = ("--autoencoder", tmp_path / "vqgan", "--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine")
-    assert main(command("linet", data, tmp_path / "linet", *parts, *sets[1], "--export-bundle", "own")) == 0
+    """The settings of the preset that docs/training.md names, from training to a loaded bundle."""
+    parts = ("--autoencoder", trained / "vqgan", "--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine")
+    assert main(command("linet", data, tmp_path / "linet", *parts, "--export-bundle", "own")) == 0
     linet = load_models(open_bundle(tmp_path / "mine" / "own"), torch.device("cpu")).linet
     assert linet.denoiser.backbone.config.embedding_modulates
     assert max(linet.codec.scale) > 2 * min(linet.codec.scale)
