@@ -51,6 +51,10 @@ class DatasetError(LesionDiffusionError):
     """A dataset folder, a list or a prepared training set is not in the expected form."""
 
 
+class WorklistError(LesionDiffusionError):
+    """A worklist cannot be read, or a line of it asks for something impossible."""
+
+
 class OutputError(LesionDiffusionError):
     """The output folder exists already or cannot be written."""
 
@@ -61,3 +65,9 @@ class WorkerError(LesionDiffusionError):
 
 class Cancelled(Exception):  # noqa: N818 - it is no error
     """The caller asked to stop. Not an error: nothing was written."""
+
+
+def reason_of(error: Exception) -> str:
+    """One line that says what went wrong; a bug is called unexpected."""
+    known = isinstance(error, LesionDiffusionError)
+    return " ".join((str(error) if known else f"unexpected {type(error).__name__}: {error}").split())

@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from LesionDiffusionLib import __version__
 from LesionDiffusionLib.errors import Cancelled, LesionDiffusionError
-from LesionDiffusionLib.scripts import benchmark, bundles, demo, doctor, prepare, report, synthesize, train
+from LesionDiffusionLib.scripts import batch, benchmark, bundles, demo, doctor, prepare, report, synthesize, train
 
-COMMANDS = (demo, synthesize, report, bundles, prepare, train, benchmark, doctor)
+COMMANDS = (demo, synthesize, batch, report, bundles, prepare, train, benchmark, doctor)
 USER_ERROR, INTERRUPTED = 2, 130
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from LesionDiffusionLib.errors import reason_of
+
 if TYPE_CHECKING:
     from LesionDiffusionLib.case import Case
     from LesionDiffusionLib.synthesis import Progress
@@ -70,6 +72,18 @@ class Reporter:
         memory = ", ".join(f"{where} {mib} MiB" for where, mib in p["peak_memory_mib"].items())
         print(f"  {sum(p['seconds'].values()):.1f} s; peak memory: {memory or 'not known'}")
         print(f"saved in {folder}")
+
+    def item(self, name: str, number: int, total: int, outcome: dict | Exception) -> None:
+        """One of many cases is made (its provenance), or failed."""
+        reason = reason_of(outcome) if isinstance(outcome, Exception) else None
+        if self.as_json:
+            self.line({"event": "case", "name": name, "number": number, "total": total, "failed": reason})
+            return
+        if self._bar is None:
+            self._bar = tqdm(desc="cases", total=total, file=sys.stderr, unit="case")
+        if reason is not None:
+            self._bar.write(f"warning: {name} failed: {reason}", file=sys.stderr)
+        self._bar.update(number - self._bar.n)
 
     def line(self, content: dict) -> None:
         """One JSON object on one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -59,23 +60,48 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, synthesize, save."""
-    from LesionDiffusionLib.errors import LabelError
-    from LesionDiffusionLib.io import read_ct
-    from LesionDiffusionLib.planning import Wish
     from LesionDiffusionLib.saved_case import require_writable
 
     with Reporter(args.json) as reporter:
-        if args.organs is None and args.mask is None:
-            raise LabelError("expected --organs MAP, got none; give one, or draw the lesion by hand and give --mask")
-        report = report_from(args, reporter)
-        box, center_ras_mm = _place(args)
+        wish = wish_from(args, reporter)
         settings = settings_from(args)
         require_writable(args.out, args.force)
         models = load(args)
-        ct_file = read_ct(args.ct)
-        organs = _organs(args, ct_file.volume, reporter)
-        wish = Wish(report, box, center_ras_mm, _mask(args, ct_file.volume), tuple(args.avoid))
-        return synthesize_and_save((ct_file, organs), wish, models, settings, args, reporter)
+        patient = read_patient(args, reporter)
+        wish = with_mask(wish, args, patient[0].volume)
+        return synthesize_and_save(patient, wish, models, settings, args, reporter)
+
+
+def wish_from(args: argparse.Namespace, reporter: Reporter):
+    """What lesion, and where; every mistake in the arguments is told before any file is read."""
+    from LesionDiffusionLib.errors import LabelError
+    from LesionDiffusionLib.planning import Wish
+
+    if args.organs is None and args.mask is None:
+        raise LabelError("expected --organs MAP, got none; give one, or draw the lesion by hand and give --mask")
+    report = report_from(args, reporter)
+    box, center_ras_mm = _place(args)
+    return Wish(report, box, center_ras_mm, avoid=tuple(args.avoid))
+
+
+def read_patient(args: argparse.Namespace, reporter: Reporter) -> tuple:
+    """The CT file and its organ map."""
+    from LesionDiffusionLib.io import read_ct
+
+    ct_file = read_ct(args.ct)
+    return ct_file, _organs(args, ct_file.volume, reporter)
+
+
+def with_mask(wish, args: argparse.Namespace, ct):
+    """The wish with the mask that --mask names, if it does."""
+    from LesionDiffusionLib.io import read_mask
+    from LesionDiffusionLib.volume import require_same_grid
+
+    if args.mask is None:
+        return wish
+    mask = read_mask(args.mask)
+    require_same_grid(ct, mask, "mask")
+    return dataclasses.replace(wish, mask=mask.array)
 
 
 def synthesize_and_save(patient: tuple, wish, models, settings, args: argparse.Namespace, reporter: Reporter) -> int:
@@ -107,17 +133,6 @@ def _organs(args: argparse.Namespace, ct, reporter: Reporter):
     for warning in organs.warnings():
         reporter.warning(warning)
     return organs
-
-
-def _mask(args: argparse.Namespace, ct):
-    from LesionDiffusionLib.io import read_mask
-    from LesionDiffusionLib.volume import require_same_grid
-
-    if args.mask is None:
-        return None
-    mask = read_mask(args.mask)
-    require_same_grid(ct, mask, "mask")
-    return mask.array
 
 
 def load(args: argparse.Namespace):

@@ -1,0 +1,138 @@
+"""Work through a list of lesions: many cases, on any number of processes, continued where it stood."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
+    _HERE = Path(__file__).resolve().parent
+    sys.path[:] = [str(_HERE.parents[1]), *(path for path in sys.path if Path(path).resolve() != _HERE)]
+    from LesionDiffusionLib.scripts.headless import run_as_script
+
+    run_as_script("batch")
+
+from LesionDiffusionLib.errors import OutputError, WorklistError
+from LesionDiffusionLib.scripts import synthesize
+from LesionDiffusionLib.scripts.output import Reporter
+
+COLUMNS = (
+    "a CSV with a header, or .jsonl: a row per lesion. Columns are the options of `synthesize` without dashes (ct, "
+    "organs, labels, lesion, text, size_mm, seed, ...) and the attributes of the report (density, surface "
+    "characteristics, ...); name is the case's folder, and count makes so many, with seeds that follow. Paths count "
+    "from the worklist's folder"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lesiondiffusion batch`."""
+    parser.add_argument("--worklist", required=True, type=Path, help=COLUMNS)
+    parser.add_argument("--out", required=True, type=Path, help="folder of the cases and of manifest.csv")
+    synthesize.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make what is not there yet; 2 when cases failed, after all others were made."""
+    from LesionDiffusionLib.scripts.batch_jobs import jobs_of
+    from LesionDiffusionLib.worklist import Results
+
+    jobs, results = jobs_of(args), Results(args.out)
+    to_make = _open(_own_share(jobs), results)
+    results.make_folder()
+    failed = 0
+    try:
+        with Reporter(args.json) as reporter:
+            for number, (job, outcome) in enumerate(_made(to_make, args, results), start=1):
+                failed += isinstance(outcome, Exception)
+                reporter.item(job.name, number, len(to_make), outcome)
+    finally:
+        manifest = results.write_manifest({job.name: job.line for job in jobs})
+    if failed:
+        raise WorklistError(f"{failed} of {len(to_make)} cases failed, {manifest} says why; run it again to retry them")
+    print(f"{len(jobs)} cases, {len(to_make)} of them made now; see {manifest}", file=sys.stderr)
+    return 0
+
+
+def _own_share(jobs: list) -> list:
+    """This process's cases, where `torchrun` started several; they need not know of each other."""
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return jobs[rank::world]
+
+
+def _open(jobs: list, results) -> list:
+    """Those that are not there yet. Raises WorklistError when one that is there was asked for differently."""
+    still = []
+    for job in jobs:
+        done = results.done(job.name)
+        if done is None:
+            still.append(job)
+        elif done.get("asked") != job.asked:
+            raise WorklistError(
+                f"{results.case(job.name)} was made with other arguments than line {job.line} of the worklist and the "
+                "command ask for; choose another --out, rename the case, or remove its folder"
+            )
+    return still
+
+
+def _made(jobs: list, args: argparse.Namespace, results) -> Iterator[tuple[Any, dict | Exception]]:
+    """Every job with its provenance, or with what went wrong, which is kept in the folder."""
+    from LesionDiffusionLib.pipeline import pipelined
+    from LesionDiffusionLib.saved_case import save_case
+    from LesionDiffusionLib.synthesis import synthesize as make
+
+    if not jobs:
+        return
+    models = _load(args)
+
+    def work(job, read: tuple):
+        (ct_file, organs), wish, notes = read
+        case = make(ct_file.volume, organs, wish, bundle=models, settings=job.settings)
+        warnings, provenance = (*job.notes, *notes, *case.warnings), case.provenance | {"asked": job.asked}
+        return ct_file, dataclasses.replace(case, warnings=warnings, provenance=provenance)
+
+    def write(job, made: tuple) -> dict:
+        ct_file, case = made
+        save_case(case, ct_file, results.case(job.name))
+        results.succeeded(job.name)
+        return case.provenance
+
+    for job, outcome in pipelined(jobs, _Patients().read, work, write):
+        if isinstance(outcome, OutputError):
+            raise outcome  # a full disk would fail all the others, too
+        if isinstance(outcome, Exception):
+            results.failed(job.name, outcome)
+        yield job, outcome
+
+
+def _load(args: argparse.Namespace):
+    """The networks, on this process's own GPU."""
+    import torch
+
+    if "LOCAL_RANK" in os.environ and args.device in ("auto", "cuda") and torch.cuda.is_available():
+        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    return synthesize.load(args)
+
+
+class _Patients:
+    """Reads patients and keeps the last one: worklists ask for many lesions of each."""
+
+    def __init__(self) -> None:
+        self._asked, self._read = None, None
+
+    def read(self, job) -> tuple:
+        """CT file and organ map, the wish with its mask, and what should be known of the files."""
+        from LesionDiffusionLib.scripts.batch_jobs import Notes
+
+        asked = (job.args.ct, job.args.organs, job.args.labels)
+        if self._asked != asked:
+            self._asked = self._read = None  # let go of the last patient before the next one comes
+            notes = Notes()
+            self._read = synthesize.read_patient(job.args, notes), notes.texts
+            self._asked = asked
+        patient, notes = self._read
+        return patient, synthesize.with_mask(job.wish, job.args, patient[0].volume), notes
