@@ -40,6 +40,13 @@ def test_the_self_test_from_the_panel(user):
     selftest.use_panel(user.widget)
 
 
+def test_reload_and_test_tells_a_skip_and_shows_no_failure(user, monkeypatch, capsys):
+    monkeypatch.setattr(selftest, "missing_packages", lambda: ["torch"])
+    monkeypatch.setattr(selftest, "installed_bundles", lambda: {"starter": None})
+    importlib.import_module("LesionDiffusion").LesionDiffusionTest().runTest()
+    assert "SKIPPED, not passed: Python packages are missing: torch" in capsys.readouterr().out
+
+
 def test_a_picture_of_every_section(user):
     """Written to out/panel; people look at them."""
     ui, node = user.ui, user.node

@@ -131,6 +131,12 @@ def _base_classes(slicer) -> ModuleType:
         def delayDisplay(self, message, *_: object) -> None:  # noqa: N802
             print(message)
 
+        def runTest(self) -> None:  # noqa: N802
+            for name in (name for name in dir(self) if "test" in name and callable(getattr(self, name))):
+                self.setUp()
+                getattr(self, name)()
+                self.tearDown()
+
     for kind in (ScriptedLoadableModule, ScriptedLoadableModuleWidget, ScriptedLoadableModuleLogic):
         setattr(module, kind.__name__, kind)
     module.ScriptedLoadableModuleTest = ScriptedLoadableModuleTest
