@@ -20,6 +20,7 @@ from LesionDiffusionLib.bundle_folders import MANIFEST, installed_bundles
 from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.errors import BundleError, OutputError
+from LesionDiffusionLib.latent_change import LatentChange
 from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
@@ -66,7 +67,7 @@ class LMNetSpec:
 
 @dataclass(frozen=True)
 class LINetSpec:
-    """The inpainting network; its file holds the same as LMNet's."""
+    """The inpainting network; its file holds the same as LMNet's. Without ``change`` it paints latents."""
 
     file: str
     unet: UNetConfig
@@ -75,6 +76,7 @@ class LINetSpec:
     sampling: SamplingOptions
     guidable: bool
     latent_mask: LatentMask
+    change: LatentChange | None = None
 
     def __post_init__(self) -> None:
         _check_denoiser(self, voxels_per_step=2)

@@ -28,11 +28,12 @@ def from_json(kind: type[Kind], data: object, where: str) -> Kind:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value, where)
+    plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for nested in filter(dataclasses.is_dataclass, plain):
+        if value is not None or nested is hint:
+            return from_json(nested, value, where)
     if isinstance(value, list):
         return tuple(value)
-    plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
     wanted = tuple(t for t in wanted if isinstance(t, type))
     accepted = (*wanted, int) if float in wanted else wanted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser
 from LesionDiffusionLib.diffusion.known_region import KnownRegion
 from LesionDiffusionLib.diffusion.samplers import Noise, SamplerStep
 from LesionDiffusionLib.intensity import to_hu, to_network
-from LesionDiffusionLib.networks.unet import UNetConfig
+from LesionDiffusionLib.latent_change import LatentChange
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.sampling import SamplingOptions, sample_conditionally
 from LesionDiffusionLib.windowing import WindowRule
@@ -91,35 +93,41 @@ class LatentMask:
         return functional.max_pool3d(touched, 2 * self.grow + 1, stride=1, padding=self.grow)
 
 
-def sees_known(unet: UNetConfig) -> bool:
-    """Whether a LINet of this size also sees the latents that it replaces: 9 input channels instead of 5."""
-    return unet.in_channels == 9
+class Inpainted(NamedTuple):
+    """What is diffused, and what is beside it.
 
-
-def linet_condition(context: Tensor | None, mask_channel: Tensor, known: Tensor | None) -> Condition:
-    """What LINet sees besides z_t.
-
-    Args:
-        context: of the text (B, N, C).
-        mask_channel: `LatentMask.channel` (B, 1, d, h, w).
-        known: the latents that are replaced (B, C, d, h, w), for a network that sees them. Paper equation 4 hides them,
-            because who learns from patients has none without the lesion. Who learns from rendered pairs has, and at
-            inference everybody: then the scan's noise and the anatomy at the rim need not be invented.
+    Attributes:
+        start: what stays outside the region (B, C, d, h, w): the patient's latents, or no change.
+        maps: what the network sees besides z_t: the latent mask (B, 1, d, h, w), and for a network that says what
+            changes the patient's latents (B, 1 + C, d, h, w).
     """
-    return Condition(context, mask_channel if known is None else torch.cat([mask_channel, known], dim=1))
+
+    start: Tensor
+    maps: Tensor
+
+
+def inpainted(known: Tensor, mask_channel: Tensor, change: LatentChange | None) -> Inpainted:
+    """The same for training and for sampling.
+
+    Paper equation 4 hides the latents that are replaced, because who learns from patients has none without the lesion.
+    Who learns from rendered pairs has, and at inference everybody.
+    """
+    if change is None:
+        return Inpainted(known, mask_channel)
+    return Inpainted(torch.zeros_like(known), torch.cat([mask_channel, change.shown(known)], dim=1))
 
 
 @dataclass(frozen=True, eq=False)
 class LINet:
     """
     Attributes:
-        denoiser: U-Net of 5 input channels (4 latents, latent mask), or 9 (with the latents it replaces); its first 4
+        denoiser: U-Net of 5 input channels (4 latents, latent mask), or 9 (with the latents it changes); its first 4
             output channels are the prediction.
         codec: the autoencoder.
         window: the grid it works on.
         latent_mask: mask handling.
         unconditional: context of the empty text, or None.
-        sees_known: whether the denoiser has the 9 channels.
+        change: how the network of 9 channels says what changes; None for one that says what is there.
     """
 
     denoiser: Denoiser
@@ -127,7 +135,7 @@ class LINet:
     window: WindowRule
     latent_mask: LatentMask = LatentMask()
     unconditional: Tensor | None = None
-    sees_known: bool = False
+    change: LatentChange | None = None
 
     def sample(
         self, known: Tensor, mask: Tensor, context: Tensor, options: SamplingOptions, noise: Noise
@@ -136,7 +144,12 @@ class LINet:
 
         The last step's ``x`` is bit-equal to ``known`` outside the region.
         """
-        condition = linet_condition(context, self.latent_mask.channel(mask), known if self.sees_known else None)
-        keep = KnownRegion(known, self.latent_mask.region(mask))
-        x_T = noise(known)
-        return sample_conditionally(self.denoiser, x_T, condition, self.unconditional, options, noise, keep)
+        start, maps = inpainted(known, self.latent_mask.channel(mask), self.change)
+        keep = KnownRegion(start, self.latent_mask.region(mask))
+        steps = sample_conditionally(
+            self.denoiser, noise(known), Condition(context, maps), self.unconditional, options, noise, keep
+        )
+        return steps if self.change is None else (self._onto(known, step) for step in steps)
+
+    def _onto(self, known: Tensor, step: SamplerStep) -> SamplerStep:
+        return dataclasses.replace(step, x=self.change.onto(known, step.x), x0=self.change.onto(known, step.x0))

@@ -14,7 +14,7 @@ from LesionDiffusionLib.devices import PRECISIONS, resolve_precision
 from LesionDiffusionLib.diffusion.denoiser import Denoiser
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import BundleError
-from LesionDiffusionLib.linet import LatentCodec, LINet, sees_known
+from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.networks.text_tower import BIOMEDCLIP_HUB_ID, BiomedCLIPTextEncoder, TextEncoder
 from LesionDiffusionLib.networks.unet import UNet3D
@@ -116,7 +116,7 @@ def load_models(
         bundle,
         device,
         LMNet(lmnet, manifest.lmnet.window, mask_null),
-        LINet(linet, codec, image.window, image.latent_mask, image_null, sees_known(image.unet)),
+        LINet(linet, codec, image.window, image.latent_mask, image_null, image.change),
         *texts,
         precision,
     )

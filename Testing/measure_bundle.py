@@ -87,11 +87,12 @@ def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> d
 
 
 def reports(organs: OrganMap, count: int) -> list[LesionReport]:
-    """Random reports, the lesion types in turn."""
+    """Random reports, the lesion types in turn. Whether the scan is enhanced is its own affair, and read off it."""
     present = organs.organs_present()
     kinds = [kind for kind in all_lesion_types() if any(organ in present for organ in kind.organs)]
     chance = np.random.default_rng(31)
-    return [draw_report(kinds[n % len(kinds)], chance, present) for n in range(count)]
+    drawn = (draw_report(kinds[n % len(kinds)], chance, present) for n in range(count))
+    return [dataclasses.replace(report, enhancement=None) for report in drawn]
 
 
 def judge(case: Case, organs: OrganMap) -> dict[str, bool | float | None]:

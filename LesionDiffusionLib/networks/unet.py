@@ -35,6 +35,7 @@ class UNetConfig:
     norm_groups: int = 32  # fewer for narrow networks: the timestep is lost where a group is a single channel
     context_in_embedding: bool = False  # the mean text vector also joins the time embedding; the released ones do not
     embedding_modulates: bool = False  # the embedding scales and shifts features; in the released ones it is added
+    takes_off_level: bool = False  # for inputs (x, weight, shown), as wide as x: see `UNet3D.forward`
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_resolutions"):
@@ -64,6 +65,10 @@ class UNetConfig:
                 raise ValueError(f"UNetConfig.{name} must be at least 1, got {value}")
         if not self.channel_mult:
             raise ValueError("UNetConfig.channel_mult needs at least one level, got none")
+        if self.takes_off_level and self.in_channels != 2 * self.out_channels + 1:
+            raise ValueError(
+                f"UNetConfig.takes_off_level needs {2 * self.out_channels + 1} input channels, got {self.in_channels}"
+            )
         if self.model_channels % 2:
             raise ValueError(f"UNetConfig.model_channels must be even (time embedding), got {self.model_channels}")
 
@@ -99,7 +104,7 @@ class UNet3D(nn.Module):
 
     All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``. Ours are
     ``context_in_embedding`` and ``embedding_modulates``: a small network trained briefly learns to follow its text from
-    the first layer on, where the transformers alone need long to be heard.
+    the first layer on, where the transformers alone need long to be heard; and ``takes_off_level``.
     ``use_checkpoint`` trades time for memory in training and never changes a value.
     """
 
@@ -121,7 +126,7 @@ class UNet3D(nn.Module):
         self.out = nn.Sequential(
             group_norm(width, config.norm_groups),
             nn.SiLU(),
-            zero_initialized(nn.Conv3d(width, config.out_channels, 3, padding=1)),
+            zero_initialized(nn.Conv3d(width, config.out_channels + config.takes_off_level, 3, padding=1)),
         )
 
     def forward(self, x_BCDHW: Tensor, timesteps_B: Tensor, context_BNC: Tensor | None = None) -> Tensor:
@@ -131,6 +136,10 @@ class UNet3D(nn.Module):
         batch. ``None`` needs transformers as wide as the context (released-model 1.4). The computation runs in the
         parameters' dtype, whatever the dtype of ``x_BCDHW``; see :meth:`in_precision`. Raises ``ValueError`` for
         shapes that do not fit.
+
+        With ``takes_off_level`` one more output says how much of the level is taken off the others, the level being the
+        mean of what is shown under the weight. Group norms hide a level from all layers before, and who says how
+        something changes must know it to reach an absolute value.
         """
         self._check_input(x_BCDHW, context_BNC)
         dtype = self.time_embed[0].weight.dtype
@@ -146,7 +155,18 @@ class UNet3D(nn.Module):
         h = self._run(self.middle_block, h, embedding_BC, context_BNC)
         for stage in self.output_blocks:
             h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding_BC, context_BNC)
-        return self.out(h.to(self.out[0].weight.dtype))
+        output = self.out(h.to(self.out[0].weight.dtype))
+        if not self.config.takes_off_level:
+            return output
+        said, share = output.split([self.config.out_channels, 1], dim=1)
+        return said - share * self._level(x_BCDHW).to(said.dtype)
+
+    def _level(self, x_BCDHW: Tensor) -> Tensor:
+        """Weighted mean of what is shown (B, out_channels, 1, 1, 1); 0 where nothing has weight."""
+        channels = self.config.out_channels
+        _, weight, shown = x_BCDHW.split([channels, 1, channels], dim=1)
+        total = weight.sum(dim=(2, 3, 4), keepdim=True)
+        return (shown * weight).sum(dim=(2, 3, 4), keepdim=True) / total.clamp(min=1e-6)
 
     def in_precision(self, dtype: torch.dtype) -> UNet3D:
         """Compute in ``dtype`` from now on; returns itself.

@@ -185,7 +185,8 @@ def lmnet_spec(training: LMNetTraining) -> LMNetSpec:
 def linet_spec(training: LINetTraining) -> LINetSpec:
     """What bundle.json says of a LINet trained like this."""
     t = training
-    return LINetSpec(FILES["linet"], t.network, t.prediction, t.window, t.sampling, t.text.guidable, t.latent_mask)
+    spec = (FILES["linet"], t.network, t.prediction, t.window, t.sampling, t.text.guidable, t.latent_mask, t.change)
+    return LINetSpec(*spec)
 
 
 def text_spec(text: TextOptions) -> TextSpec:

@@ -9,7 +9,8 @@ from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import SettingsError
-from LesionDiffusionLib.linet import LatentMask, sees_known
+from LesionDiffusionLib.latent_change import LatentChange
+from LesionDiffusionLib.linet import LatentMask
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import CODEBOOK_WEIGHT, VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -123,6 +124,8 @@ class LINetTraining(DenoiserTraining):
             3.2), "masked_l2": the mean squared error of the generated latents, or "relative_l2": the same over the
             mean squared change that the lesion is, so that 30 HU in a liver count as much as a stone does.
         latent_mask: how a mask becomes latent, as at inference.
+        change: diffuse what the lesion changes instead of what is there. For rendered pairs: patients with a lesion
+            have no latents without it.
         normalize_latents: run the diffusion on latents of mean 0 and standard deviation 1.
         whitening: how alike that makes their channels: 1 gives each the deviation 1, 0 only the widest, and the others
             keep their share of it. Where one channel holds the density and the others the edges, 1 leaves the density
@@ -133,13 +136,14 @@ class LINetTraining(DenoiserTraining):
     latent_mask: LatentMask = LatentMask()
     normalize_latents: bool = False
     whitening: float = 1.0
+    change: LatentChange | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.whitening <= 1:
             raise SettingsError(f"whitening lies in 0..1, got {self.whitening:g}")
         _one_of("loss", self.loss, LINET_LOSSES)
-        inputs = 9 if sees_known(self.network) else 5
+        inputs = 5 if self.change is None else 9
         self.require_channels((inputs, 5 if self.loss == "released" else 4), self.loss)
 
 

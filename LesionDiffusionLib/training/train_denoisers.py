@@ -16,7 +16,7 @@ from LesionDiffusionLib.diffusion.losses import (
     released_weighted_l2,
     tight_box,
 )
-from LesionDiffusionLib.linet import linet_condition, sees_known
+from LesionDiffusionLib.linet import inpainted
 from LesionDiffusionLib.networks.text_tower import TextEncoder
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, TextOptions
@@ -25,7 +25,7 @@ from LesionDiffusionLib.training.mirroring import mirrored_words
 from LesionDiffusionLib.training.sources import ImageBatch, MaskBatch, Source
 
 BALANCED_SCALE = 0.1  # brings the balanced loss to the size of the others
-LEAST_CHANGE = 0.005  # in normalized latents, mean square: about the noise of a CT
+LEAST_CHANGE = 0.5  # mean square, in the units that are diffused: what is smaller counts no more for being small
 
 
 class Draw(NamedTuple):
@@ -109,12 +109,13 @@ def linet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
         drawn = draw(source, training, denoiser.schedule.num_train_steps, generator)
         known, z_0, mask, noise = (part.to(device) for part in (*ImageBatch(*drawn.batch), drawn.noise))
         region = training.latent_mask.region(mask)
-        z_t = region * denoiser.schedule.add_noise(z_0, noise, drawn.t) + (1 - region) * known
-        shown = known if sees_known(training.network) else None
-        context = context_of(text, drawn.strings, device)
-        condition = linet_condition(context, training.latent_mask.channel(mask), shown)
+        start, maps = inpainted(known, training.latent_mask.channel(mask), training.change)
+        if training.change is not None:
+            z_0 = training.change.between(known, z_0)
+        z_t = region * denoiser.schedule.add_noise(z_0, noise, drawn.t) + (1 - region) * start
+        condition = Condition(context_of(text, drawn.strings, device), maps)
         output = denoiser.backbone_output(z_t, drawn.t, condition).float()
-        return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training, z_0 - known)
+        return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training, z_0 - start)
 
     return Objective(trainable(denoiser, text), losses)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.errors import DatasetError, OutputError, SettingsError, TrainingError
 from LesionDiffusionLib.intensity import to_network
-from LesionDiffusionLib.linet import LatentCodec, LINet, sees_known
+from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.networks.lpips import LPIPS
 from LesionDiffusionLib.networks.text_tower import TextEncoder
@@ -188,10 +188,10 @@ def _lmnet_job(training: LMNetTraining, inputs: Inputs, cases: PreparedCases, sh
 
 
 def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
-    if sees_known(training.network):
+    if training.change is not None:
         raise SettingsError(
-            "a LINet of 9 input channels sees what the lesion replaces, which prepared cases do not have; "
-            "expected network.in_channels=5"
+            "a LINet that diffuses the change needs every patient without the lesion, too, which prepared cases do not "
+            "have; expected no change and network.in_channels=5"
         )
     codec = frozen_codec(inputs.autoencoder, inputs.device)
     spelling = training.text.spelling

@@ -23,6 +23,7 @@ from LesionDiffusionLib.bundles import (
 from LesionDiffusionLib.diffusion.denoiser import Denoiser
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.geometry import Geometry
+from LesionDiffusionLib.io import write_labels
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.linet import LatentCodec, LatentMask, LINet
 from LesionDiffusionLib.lmnet import LMNet
@@ -53,6 +54,15 @@ def make_patient(geometry: Geometry | None = None, seed: int = 0, dtype=np.float
     ct_hu[np.maximum(abs(x), abs(y)) > 0.95] = -1000
     ct_hu += np.random.default_rng(seed).normal(0, 8, geometry.shape)
     return Volume(np.round(ct_hu).astype(dtype), geometry), OrganMap(Volume(labels, geometry), table)
+
+
+def write_patient(folder: Path) -> None:
+    """That patient as ct.nii.gz and organs.nii.gz, and mask.nii.gz, a lesion drawn by hand in the liver."""
+    ct, organs = make_patient()
+    mask = np.zeros(ct.array.shape, np.uint8)
+    mask[20:28, 18:26, 26:32] = 1
+    for name, array in (("ct", ct.array.astype(np.int16)), ("organs", organs.volume.array), ("mask", mask)):
+        write_labels(array, ct.geometry, folder / f"{name}.nii.gz")
 
 
 class EllipsoidBackbone(nn.Module):

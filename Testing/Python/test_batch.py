@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import json
 
-import numpy as np
 import pytest
-from patients import make_patient, tiny_bundle
+from patients import tiny_bundle, write_patient
 
 from LesionDiffusionLib import saved_case
 from LesionDiffusionLib.errors import OutputError, WorklistError
-from LesionDiffusionLib.io import write_labels
 from LesionDiffusionLib.scripts.cli import main
 from LesionDiffusionLib.worklist import read_worklist
 
@@ -22,12 +20,7 @@ FILES = "ct.nii.gz,organs.nii.gz,totalseg_v1,mask.nii.gz"
 @pytest.fixture
 def files(tmp_path):
     """A folder with a patient, a mask and a bundle of tiny random networks."""
-    ct, organs = make_patient()
-    write_labels(ct.array.astype(np.int16), ct.geometry, tmp_path / "ct.nii.gz")
-    write_labels(organs.volume.array, ct.geometry, tmp_path / "organs.nii.gz")
-    mask = np.zeros(ct.array.shape, np.uint8)
-    mask[20:28, 18:26, 26:32] = 1
-    write_labels(mask, ct.geometry, tmp_path / "mask.nii.gz")
+    write_patient(tmp_path)
     tiny_bundle(tmp_path / "tiny")
     return tmp_path
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from patients import make_patient, tiny_bundle
+from patients import make_patient, tiny_bundle, write_patient
 
 from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.io import read_ct, write_labels
@@ -19,12 +19,7 @@ from LesionDiffusionLib.scripts.cli import main
 @pytest.fixture
 def files(tmp_path):
     """Paths of a CT, an organ map, a hand-drawn mask and a bundle of tiny random networks."""
-    ct, organs = make_patient()
-    write_labels(ct.array.astype(np.int16), ct.geometry, tmp_path / "ct.nii.gz")
-    write_labels(organs.volume.array, ct.geometry, tmp_path / "organs.nii.gz")
-    mask = np.zeros(ct.array.shape, np.uint8)
-    mask[20:28, 18:26, 26:32] = 1
-    write_labels(mask, ct.geometry, tmp_path / "mask.nii.gz")
+    write_patient(tmp_path)
     tiny_bundle(tmp_path / "tiny")
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""LINet: what its network is shown, at inference as in training."""
+"""LINet: what its network is shown and what its word becomes, at inference as in training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from patients import LINET_WINDOW, PoolingAutoencoder
 from LesionDiffusionLib.diffusion.denoiser import Denoiser
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
+from LesionDiffusionLib.latent_change import LatentChange
 from LesionDiffusionLib.linet import LatentCodec, LatentMask, LINet
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.training.presets import PRESETS
@@ -18,19 +19,21 @@ from LesionDiffusionLib.training.sources import ImageBatch
 from LesionDiffusionLib.training.train_denoisers import linet_objective
 
 OPTIONS = SamplingOptions("dpmpp", 3)
+STARTER = PRESETS["starter"]["linet"]
+CHANGE = LatentChange(0.25)
 
 
 class Watching(torch.nn.Module):
-    """A backbone that remembers what it was shown and says zero."""
+    """A backbone that remembers what it was shown and always says the same."""
 
-    def __init__(self):
+    def __init__(self, says=0.0):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.says = torch.nn.Parameter(torch.tensor(says))
         self.seen = []
 
     def forward(self, x, timesteps, context):
         self.seen.append(x)
-        return x[:, :4] * self.weight
+        return 0 * x[:, :4] + self.says
 
 
 class OneCase:
@@ -70,41 +73,67 @@ def case():
     return known, z_0, mask
 
 
-def shown_in_sampling(known, mask, sees_known):
-    backbone = Watching()
+def shown_in_sampling(known, mask, change=None, says=0.0):
+    backbone = Watching(says)
     codec = LatentCodec(PoolingAutoencoder(), torch.zeros(4), torch.ones(4))
     denoiser = Denoiser(backbone, NoiseSchedule.cosine(), "x0")
-    linet = LINet(denoiser, codec, LINET_WINDOW, LatentMask("mean", 1), sees_known=sees_known)
+    linet = LINet(denoiser, codec, LINET_WINDOW, LatentMask("mean", 1), change=change)
     *_, last = linet.sample(known, mask, torch.zeros(1, 1, 4), OPTIONS, SampleNoise.from_seeds([0]))
     return backbone.seen, last.x
 
 
-def shown_in_training(known, z_0, mask, in_channels):
-    starter = PRESETS["starter"]["linet"]
-    training = dataclasses.replace(starter, network=dataclasses.replace(starter.network, in_channels=in_channels))
-    denoiser = Denoiser(Watching(), NoiseSchedule.cosine(), "x0")
-    objective = linet_objective(denoiser, Silent(), OneCase(known, z_0, mask), training)
-    objective.losses(0, torch.Generator().manual_seed(0))
-    return denoiser.backbone.seen[0]
+def shown_in_training(known, z_0, mask, change=None):
+    backbone = Watching()
+    objective_of(backbone, OneCase(known, z_0, mask), change).losses(0, torch.Generator().manual_seed(0))
+    return backbone.seen[0]
+
+
+def objective_of(backbone, source, change):
+    network = dataclasses.replace(STARTER.network, in_channels=9 if change else 5)
+    training = dataclasses.replace(STARTER, network=network, change=change)
+    return linet_objective(Denoiser(backbone, NoiseSchedule.cosine(), "x0"), Silent(), source, training)
 
 
 def test_the_papers_network_sees_latents_and_mask_and_not_what_the_lesion_replaces(case):
     known, z_0, mask = case
     region = LatentMask("mean", 1).region(mask).bool().expand_as(known)
-    for x in [*shown_in_sampling(known, mask, False)[0], shown_in_training(known, z_0, mask, 5)]:
+    for x in [*shown_in_sampling(known, mask)[0], shown_in_training(known, z_0, mask)]:
         assert x.shape[1] == 5
         assert torch.equal(x[:1, 4:], LatentMask("mean", 1).channel(mask))
         assert torch.equal(x[:1, :4][~region], known[~region])
         assert not torch.isclose(x[:1, :4][region], known[region]).all()
 
 
-def test_a_network_of_nine_channels_sees_it_in_training_as_in_sampling(case):
+def test_a_network_that_says_what_changes_sees_what_it_changes(case):
     known, z_0, mask = case
     region = LatentMask("mean", 1).region(mask).bool().expand_as(known)
-    seen, sample = shown_in_sampling(known, mask, True)
-    for x in [*seen, shown_in_training(known, z_0, mask, 9)]:
+    for x in [*shown_in_sampling(known, mask, CHANGE)[0], shown_in_training(known, z_0, mask, CHANGE)]:
         assert x.shape[1] == 9
         assert torch.equal(x[:1, 4:5], LatentMask("mean", 1).channel(mask))
-        assert torch.equal(x[:1, 5:], known)
+        assert torch.equal(x[:1, 5:], CHANGE.shown(known))
+        assert (x[:1, :4][~region] == 0).all(), "outside nothing changes"
+        assert (x[:1, :4][region] != 0).all()
+
+
+@pytest.mark.parametrize("units", [0.0, 1.0, -2.0])
+def test_what_it_says_is_added_to_the_patient(case, units):
+    known, _, mask = case
+    region = LatentMask("mean", 1).region(mask).bool().expand_as(known)
+    _, sample = shown_in_sampling(known, mask, CHANGE, says=units)
     assert torch.equal(sample[~region], known[~region])
-    assert (sample[region] == 0).all(), "what is generated is the network's word, not what it was shown"
+    expected = known + CHANGE.onto(torch.zeros(1), torch.tensor([units]))
+    torch.testing.assert_close(sample[region], expected[region])
+
+
+def test_it_learns_the_change(case):
+    """The loss is zero for a network that says how the pair differs, and for no other."""
+    known, _, mask = case
+    change = 2.0
+    z_0 = CHANGE.onto(known, torch.full_like(known, change))
+
+    def loss(says):
+        objective = objective_of(Watching(says), OneCase(known, z_0, mask), CHANGE)
+        return objective.losses(0, torch.Generator().manual_seed(0))["linet"].item()
+
+    assert loss(change) < 1e-10
+    assert loss(0.0) > 0.1

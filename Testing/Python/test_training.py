@@ -210,15 +210,15 @@ def test_the_relative_loss_counts_a_faint_lesion_like_a_strong_one():
     for loss in ("masked_l2", "relative_l2"):
         chosen = dataclasses.replace(training, loss=loss)
         losses[loss] = []
-        for strength in (1.0, 10.0):
+        for strength in (10.0, 100.0):
             change = torch.full((1, 4, 4, 4, 4), strength)
             target = torch.zeros_like(change)
             (value,) = linet_losses(target + change / 2, target, region, chosen, change).values()
             losses[loss].append(float(value))
     faint, strong = losses["masked_l2"]
-    assert (faint, strong) == pytest.approx((0.25, 25.0))
+    assert (faint, strong) == pytest.approx((25.0, 2500.0))
     faint, strong = losses["relative_l2"]
-    assert (faint, strong) == pytest.approx((0.25 / 1.005, 25.0 / 100.005))
+    assert (faint, strong) == pytest.approx((25.0 / 100.5, 2500.0 / 10_000.5))
 
 
 def test_a_window_without_a_lesion_does_not_break_the_loss():
