@@ -80,6 +80,10 @@ class LINetSpec:
 
     def __post_init__(self) -> None:
         _check_denoiser(self, voxels_per_step=2)
+        expected = 5 if self.change is None else 9
+        if self.unet.in_channels != expected:
+            told = "without change" if self.change is None else "with change"
+            raise ValueError(f"a LINet {told} has {expected} input channels, got {self.unet.in_channels}")
 
 
 @dataclass(frozen=True)
