@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     try:
         with Reporter(args.json) as reporter:
+            reporter.begin(len(to_make))
             for number, (job, outcome) in enumerate(_made(to_make, args, results), start=1):
                 failed += isinstance(outcome, Exception)
                 reporter.item(job.name, number, len(to_make), outcome)

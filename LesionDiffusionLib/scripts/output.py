@@ -73,14 +73,17 @@ class Reporter:
         print(f"  {sum(p['seconds'].values()):.1f} s; peak memory: {memory or 'not known'}")
         print(f"saved in {folder}")
 
+    def begin(self, total: int) -> None:
+        """Many cases are to come; the time left is told from here on."""
+        if not self.as_json:
+            self._bar = tqdm(desc="cases", total=total, file=sys.stderr, unit="case")
+
     def item(self, name: str, number: int, total: int, outcome: dict | Exception) -> None:
         """One of many cases is made (its provenance), or failed."""
         reason = reason_of(outcome) if isinstance(outcome, Exception) else None
         if self.as_json:
             self.line({"event": "case", "name": name, "number": number, "total": total, "failed": reason})
             return
-        if self._bar is None:
-            self._bar = tqdm(desc="cases", total=total, file=sys.stderr, unit="case")
         if reason is not None:
             self._bar.write(f"warning: {name} failed: {reason}", file=sys.stderr)
         self._bar.update(number - self._bar.n)
