@@ -21,7 +21,7 @@ from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.latent_change import LatentChange
-from LesionDiffusionLib.linet import LatentMask
+from LesionDiffusionLib.linet import LatentMask, input_channels
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -80,10 +80,10 @@ class LINetSpec:
 
     def __post_init__(self) -> None:
         _check_denoiser(self, voxels_per_step=2)
-        expected = 5 if self.change is None else 9
+        expected = input_channels(self.change)
         if self.unet.in_channels != expected:
-            told = "without change" if self.change is None else "with change"
-            raise ValueError(f"a LINet {told} has {expected} input channels, got {self.unet.in_channels}")
+            told = "without" if self.change is None else "with"
+            raise ValueError(f"a LINet {told} change has {expected} input channels, got {self.unet.in_channels}")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
@@ -29,9 +29,9 @@ def from_json(kind: type[Kind], data: object, where: str) -> Kind:
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    for nested in filter(dataclasses.is_dataclass, plain):
-        if value is not None or nested is hint:
-            return from_json(nested, value, where)
+    nested = next(filter(dataclasses.is_dataclass, plain), None)
+    if nested is not None and not (value is None and NoneType in plain):
+        return from_json(nested, value, where)
     if isinstance(value, list):
         return tuple(value)
     wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)

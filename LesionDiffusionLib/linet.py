@@ -106,6 +106,11 @@ class Inpainted(NamedTuple):
     maps: Tensor
 
 
+def input_channels(change: LatentChange | None) -> int:
+    """Of a LINet's U-Net: four latents and their mask, and what is known where the network says what changes."""
+    return 5 if change is None else 9
+
+
 def inpainted(known: Tensor, mask_channel: Tensor, change: LatentChange | None) -> Inpainted:
     """The same for training and for sampling.
 

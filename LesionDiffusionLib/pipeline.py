@@ -28,17 +28,14 @@ def pipelined(
         remaining = iter(items)
         ahead = _submitted(reader, read, remaining)
         behind: tuple[Item, Future | Exception] | None = None
-        try:
-            while ahead is not None:
-                (item, reading), ahead = ahead, _submitted(reader, read, remaining)
-                made = _outcome(lambda reading=reading, item=item: work(item, reading.result()))
-                if behind is not None:
-                    yield _finished(*behind)
-                behind = item, made if isinstance(made, Exception) else writer.submit(write, item, made)
+        while ahead is not None:
+            (item, reading), ahead = ahead, _submitted(reader, read, remaining)
+            made = _outcome(lambda reading=reading, item=item: work(item, reading.result()))
             if behind is not None:
                 yield _finished(*behind)
-        finally:
-            reader.shutdown(cancel_futures=True)
+            behind = item, made if isinstance(made, Exception) else writer.submit(write, item, made)
+        if behind is not None:
+            yield _finished(*behind)
 
 
 def _submitted(reader: ThreadPoolExecutor, read: Callable[[Item], Read], items: Iterator[Item]):

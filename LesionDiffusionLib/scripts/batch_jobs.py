@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ def _jobs_of_row(row: Row, args: argparse.Namespace, next_seed: int) -> Iterator
     if not 1 <= count <= MOST:
         raise WorklistError(f"count must lie in 1..{MOST}, got {count}")
     first_seed = _number(row, "seed", next_seed)
-    stated = _RowParser().parse_args(_argv(row.cells, args.worklist.parent), argparse.Namespace(**vars(args)))
+    stated = _row_parser().parse_args(_argv(row.cells, args.worklist.parent), argparse.Namespace(**vars(args)))
     notes = Notes()
     wish = synthesize.wish_from(stated, notes)
     for number in range(count):
@@ -116,12 +117,15 @@ def _number(row: Row, column: str, default: int) -> int:
     return int(text)
 
 
+@functools.cache
+def _row_parser() -> argparse.ArgumentParser:
+    parser = _RowParser(add_help=False, allow_abbrev=False)
+    synthesize.add_arguments(parser)
+    return parser
+
+
 class _RowParser(argparse.ArgumentParser):
     """Reads the arguments that a row stands for; a mistake is the worklist's."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
-        synthesize.add_arguments(self)
 
     def error(self, message: str) -> NoReturn:
         raise WorklistError(message)

@@ -10,7 +10,7 @@ from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import SettingsError
 from LesionDiffusionLib.latent_change import LatentChange
-from LesionDiffusionLib.linet import LatentMask
+from LesionDiffusionLib.linet import LatentMask, input_channels
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import CODEBOOK_WEIGHT, VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -143,8 +143,7 @@ class LINetTraining(DenoiserTraining):
         if not 0 <= self.whitening <= 1:
             raise SettingsError(f"whitening lies in 0..1, got {self.whitening:g}")
         _one_of("loss", self.loss, LINET_LOSSES)
-        inputs = 5 if self.change is None else 9
-        self.require_channels((inputs, 5 if self.loss == "released" else 4), self.loss)
+        self.require_channels((input_channels(self.change), 5 if self.loss == "released" else 4), self.loss)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,16 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with a CT, its organ map, a mask drawn by hand and a bundle of tiny random networks."""
+    from patients import tiny_bundle, write_patient  # which imports from here
+
+    write_patient(tmp_path)
+    tiny_bundle(tmp_path / "tiny")
+    return tmp_path
+
+
+@pytest.fixture
 def generator() -> np.random.Generator:
     return np.random.default_rng(20240)
 

@@ -6,7 +6,6 @@ import csv
 import json
 
 import pytest
-from patients import tiny_bundle, write_patient
 
 from LesionDiffusionLib import saved_case
 from LesionDiffusionLib.errors import OutputError, WorklistError
@@ -15,14 +14,6 @@ from LesionDiffusionLib.worklist import read_worklist
 
 HEADER = "name,ct,organs,labels,mask,lesion,density,seed,count"
 FILES = "ct.nii.gz,organs.nii.gz,totalseg_v1,mask.nii.gz"
-
-
-@pytest.fixture
-def files(tmp_path):
-    """A folder with a patient, a mask and a bundle of tiny random networks."""
-    write_patient(tmp_path)
-    tiny_bundle(tmp_path / "tiny")
-    return tmp_path
 
 
 def batch(files, *rows, out="out", more=()):

@@ -8,20 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from patients import make_patient, tiny_bundle, write_patient
+from patients import make_patient, tiny_bundle
 
 from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.io import read_ct, write_labels
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.scripts.cli import main
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Paths of a CT, an organ map, a hand-drawn mask and a bundle of tiny random networks."""
-    write_patient(tmp_path)
-    tiny_bundle(tmp_path / "tiny")
-    return tmp_path
 
 
 def command(files, *more, lesion="liver cyst", drop=()):
