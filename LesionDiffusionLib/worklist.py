@@ -11,19 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from LesionDiffusionLib.csv_rows import Row, csv_rows
 from LesionDiffusionLib.errors import LesionDiffusionError, OutputError, WorklistError, reason_of
 from LesionDiffusionLib.saved_case import PROVENANCE
 
 MANIFEST, FAILED = "manifest.csv", ".failed.txt"
 COLUMNS = ("name", "status", "line", "share_fitting", "seconds", "reason")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a worklist: its number in the file, and the cells that are not empty."""
-
-    line: int
-    cells: Mapping[str, str]
 
 
 def read_worklist(path: Path) -> list[Row]:
@@ -34,7 +27,7 @@ def read_worklist(path: Path) -> list[Row]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = _json_rows(stream) if path.suffix.lower() == ".jsonl" else _csv_rows(stream)
+            rows = _json_rows(stream) if path.suffix.lower() == ".jsonl" else csv_rows(stream)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise WorklistError(
             f"cannot read the worklist {path}: {error}; give a CSV with a header, or .jsonl with an object per line"
@@ -42,16 +35,6 @@ def read_worklist(path: Path) -> list[Row]:
     if not rows:
         raise WorklistError(f"the worklist {path} names no case; give a header and a line per case")
     return rows
-
-
-def _csv_rows(stream: Iterable[str]) -> list[Row]:
-    reader = csv.DictReader(stream, strict=True)
-    rows = []
-    for cells in reader:
-        if None in cells:
-            raise ValueError(f"line {reader.line_num} has more cells than the header")
-        rows.append(Row(reader.line_num, {k.strip(): v.strip() for k, v in cells.items() if v and v.strip()}))
-    return [row for row in rows if row.cells]
 
 
 def _json_rows(stream: Iterable[str]) -> list[Row]:

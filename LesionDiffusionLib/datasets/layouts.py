@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from LesionDiffusionLib.csv_rows import Row, csv_rows
 from LesionDiffusionLib.errors import DatasetError
 
 LIST_FILES = {"image": ("image_list.txt", "img_list.txt"), "label": ("label_list.txt",), "type": ("type_list.txt",)}
@@ -142,44 +143,41 @@ def table(file: Path) -> list[Scan]:
     "1 2"), organs, numbering, report, enhancement; only ``label`` is required. Paths count from the CSV's folder."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = csv_rows(stream)
+    except (OSError, csv.Error, ValueError) as error:
         raise DatasetError(f"cannot read the table {file}: {error}; give a CSV with the column label") from error
-    unknown = sorted({str(name) for row in rows for name in row} - set(CSV_COLUMNS))
-    if unknown or (rows and "label" not in rows[0]):
-        raise DatasetError(
-            f"{file}: expected the column label, and of {', '.join(CSV_COLUMNS)} what there is; "
-            f"got {', '.join(unknown) or 'no label'}"
-        )
-    return _some([_row(file.parent, row, line) for line, row in enumerate(rows, start=2)], file, "one row a scan")
+    unknown = sorted({name for row in rows for name in row.cells} - set(CSV_COLUMNS))
+    if unknown:
+        raise DatasetError(f"{file}: expected columns among {', '.join(CSV_COLUMNS)}, got {', '.join(unknown)}")
+    return _some([_scan(file.parent, row) for row in rows], file, "one row a scan")
 
 
 LAYOUTS = {"kits23": kits23, "msd": msd, "instance22": instance22, "released": released, "csv": table}
 
 
-def _row(folder: Path, row: Mapping[str, str | None], line: int) -> Scan:
-    cell = {name: (value or "").strip() for name, value in row.items()}
-    if not cell["label"]:
-        raise DatasetError(f"line {line} of the table has no label; give the path of its label map")
-    paths = {name: folder / cell[name] if cell.get(name) else None for name in ("image", "label", "organs", "report")}
+def _scan(folder: Path, row: Row) -> Scan:
+    cell = row.cells
+    if "label" not in cell:
+        raise DatasetError(f"line {row.line} of the table has no label; the column label gives its map's path")
+    paths = {name: folder / cell[name] if name in cell else None for name in ("image", "label", "organs", "report")}
     try:
-        value = int(cell.get("lesion_value") or 1)
+        value = int(cell.get("lesion_value", "1"))
         organ_values = tuple(int(v) for v in cell.get("organ_values", "").split())
     except ValueError as error:
-        raise DatasetError(f"line {line} of the table: label values are whole numbers ({error})") from error
-    name = cell.get("name") or _stem(paths["label"])
+        raise DatasetError(f"line {row.line} of the table: label values are whole numbers ({error})") from error
+    name = cell.get("name", _stem(paths["label"]))
     return Scan(
         name,
-        cell.get("patient") or name,
+        cell.get("patient", name),
         paths["label"],
         paths["image"],
-        {value: cell.get("lesion_type") or None},
-        cell.get("organ") or None,
+        {value: cell.get("lesion_type")},
+        cell.get("organ"),
         organ_values,
         paths["organs"],
-        cell.get("numbering") or None,
+        cell.get("numbering"),
         paths["report"],
-        cell.get("enhancement") or None,
+        cell.get("enhancement"),
     )
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from LesionDiffusionLib.csv_rows import Row
 from LesionDiffusionLib.errors import LesionDiffusionError, WorklistError
 from LesionDiffusionLib.report import FIELDS
 from LesionDiffusionLib.scripts import synthesize
-from LesionDiffusionLib.worklist import Row, read_worklist
+from LesionDiffusionLib.worklist import read_worklist
 
 if TYPE_CHECKING:
     from LesionDiffusionLib.planning import Wish

@@ -94,9 +94,11 @@ def test_layouts_say_what_they_expect(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label,colour\na.nii.gz,red\n", "expected the column label, .* got colour"),
-        ("image\na.nii.gz\n", "got no label"),
+        ("label,colour\na.nii.gz,red\n", "expected columns among name, .* got colour"),
+        ("image\na.nii.gz\n", "line 2 of the table has no label"),
         ("label,image\n,a.nii.gz\n", "line 2 of the table has no label"),
+        ("label\na.nii.gz,b.nii.gz\n", "line 2 has more cells than the header"),
+        ('label,image\n"a\nb.nii.gz",c.nii.gz\n,d.nii.gz\n', "line 4 of the table has no label"),
         ("label,lesion_value\na.nii.gz,two\n", "line 2 of the table: label values are whole numbers"),
         ("label\na/x.nii.gz\nb/x.nii.gz\n", "several scans are called x"),
         ("label\n", "no scan found"),
