@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -15,16 +16,18 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of "auto" (a CUDA GPU if torch sees one, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
+    Of several GPUs, "auto" and "cuda" are the first, or this process's own where `torchrun` started several.
+
     Raises:
         DeviceError: no such device; says which there are.
     """
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     known = available_devices()
-    device = "cuda:0" if name == "cuda" else name
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
     if device not in known:
         raise DeviceError(
-            f"expected one of the devices {', '.join(known)}, got {name!r}; "
+            f"expected one of the devices {', '.join(known)}, got {device!r}; "
             "if a GPU is built in, torch cannot see it: check its driver and that torch was installed with CUDA"
         )
     return torch.device(device)

@@ -88,7 +88,7 @@ def _made(jobs: list, args: argparse.Namespace, results) -> Iterator[tuple[Any, 
 
     if not jobs:
         return
-    models = _load(args)
+    models = synthesize.load(args)
 
     def work(job, read: tuple):
         (ct_file, organs), wish, notes = read
@@ -108,15 +108,6 @@ def _made(jobs: list, args: argparse.Namespace, results) -> Iterator[tuple[Any, 
         if isinstance(outcome, Exception):
             results.failed(job.name, outcome)
         yield job, outcome
-
-
-def _load(args: argparse.Namespace):
-    """The networks, on this process's own GPU."""
-    import torch
-
-    if "LOCAL_RANK" in os.environ and args.device in ("auto", "cuda") and torch.cuda.is_available():
-        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return synthesize.load(args)
 
 
 class _Patients:

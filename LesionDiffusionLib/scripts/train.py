@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _tell(args, training, device)
     target = _bundle_folder(args)
-    with ranks.joined_ranks(device) as own_device, clear_memory_errors(own_device), repeatable():
+    with ranks.joined_ranks(device), clear_memory_errors(device), repeatable():
         if ranks.rank() == 0:
             open_folder(args.out, args.resume)
-        train(args.network, training, _inputs(args, own_device), args.out, not args.no_tensorboard, args.told)
+        train(args.network, training, _inputs(args, device), args.out, not args.no_tensorboard, args.told)
         if ranks.rank() == 0:
             print(f"weights in {args.out}")
             if target is not None:

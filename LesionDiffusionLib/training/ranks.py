@@ -18,17 +18,16 @@ from LesionDiffusionLib.errors import TrainingError
 
 
 @contextmanager
-def joined_ranks(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes of `torchrun`, if there are any; gives the device of this one (its own GPU).
+def joined_ranks(device: torch.device) -> Iterator[None]:
+    """Join the other processes of `torchrun`, if there are any; ``device`` is this process's own.
 
     Raises TrainingError when there should be others and they cannot be found.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield device
+        yield
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -38,7 +37,7 @@ def joined_ranks(device: torch.device) -> Iterator[torch.device]:
             "start the training with torchrun, or unset WORLD_SIZE"
         ) from error
     try:
-        yield device
+        yield
     finally:
         dist.destroy_process_group()
 

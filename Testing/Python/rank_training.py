@@ -38,7 +38,8 @@ def main(data: Path, out: Path, batch: int) -> None:
         "linet": tiny_training("linet", f"loop.batch={batch}", "flip=true"),
     }
     cases, autoencoder, told = PreparedCases(data), None, {}
-    with ranks.joined_ranks(torch.device("cpu")) as device:
+    device = torch.device("cpu")
+    with ranks.joined_ranks(device):
         for network, training in trainings.items():
             job = make_job(training, Inputs(data, device, autoencoder), cases, lambda step, rows: None)
             reports = []

@@ -15,6 +15,7 @@ def test_auto_is_a_gpu_only_if_torch_sees_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert resolve_device("auto") == GPU
 
 
@@ -24,6 +25,18 @@ def test_an_absent_device_lists_those_there_are(monkeypatch):
     assert resolve_device("cuda:1").index == 1
     with pytest.raises(DeviceError, match=r"cpu, cuda:0, cuda:1.*got 'cuda:2'"):
         resolve_device("cuda:2")
+
+
+def test_processes_of_torchrun_have_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda:1")
+    assert resolve_device("cuda:0") == GPU
+    assert resolve_device("cpu") == CPU
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(DeviceError, match=r"cpu, cuda:0, cuda:1.*got 'cuda:2'"):
+        resolve_device("auto")
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
