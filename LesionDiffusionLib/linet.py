@@ -36,6 +36,11 @@ class LatentCodec:
     shift: Tensor
     scale: Tensor
 
+    @property
+    def downsampling(self) -> int:
+        """Voxels along the edge of a latent."""
+        return self.autoencoder.config.downsampling
+
     @torch.no_grad()
     def encode(self, ct_hu: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """HU (D, H, W) or (B, D, H, W) -> latent (B, C, D/2, H/2, W/2)."""

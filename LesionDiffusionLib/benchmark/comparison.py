@@ -106,7 +106,7 @@ def environment(job: Job) -> dict[str, Any]:
 def sampling_tflop(models: Models, settings: Settings) -> float:
     """Operations (10^12) of all evaluations of LMNet and LINet in one synthesis."""
     total = 0.0
-    downsampling = models.linet.codec.autoencoder.config.downsampling
+    downsampling = models.linet.codec.downsampling
     parts = (
         (models.lmnet, models.bundle.manifest.lmnet, 1),
         (models.linet, models.bundle.manifest.linet, downsampling),

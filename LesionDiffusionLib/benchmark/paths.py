@@ -111,7 +111,7 @@ def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray
     """As released: the whole volume's latent, in which the lesion's window is sampled anew."""
     linet, patient = run.models.linet, run.ct.geometry
     whole, window = _whole_grid(run, mask)
-    latent = linet.codec.autoencoder.config.downsampling
+    latent = linet.codec.downsampling
     latents = (..., *(slice(a // latent, b // latent) for a, b in zip(window.start, window.stop, strict=True)))
     with run.stage("encode"):
         z = linet.codec.encode(sample(run.ct, whole), run.models.device)
@@ -130,7 +130,7 @@ def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray
 def _whole_grid(run: Run, mask: np.ndarray) -> tuple[Geometry, Box]:
     """The whole volume in the network's voxels, and the network's window around the lesion, at voxels of latents."""
     patient, rule = run.ct.geometry, run.models.linet.window
-    latent = run.models.linet.codec.autoencoder.config.downsampling
+    latent = run.models.linet.codec.downsampling
     spacing_mm = rule.spacing_for(run.plan.report.size_mm)
     size_mm = reversed(axes_to_size(patient, Box.whole(patient.shape).size_mm(patient)))  # along D, H, W
     shape = tuple(
