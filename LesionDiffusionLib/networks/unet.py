@@ -36,6 +36,7 @@ class UNetConfig:
     context_in_embedding: bool = False  # the mean text vector also joins the time embedding; the released ones do not
     embedding_modulates: bool = False  # the embedding scales and shifts features; in the released ones it is added
     takes_off_level: bool = False  # for inputs (x, weight, shown), as wide as x: see `UNet3D.forward`
+    level_in_embedding: bool = False  # the level of such inputs also joins the time embedding
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_resolutions"):
@@ -65,10 +66,11 @@ class UNetConfig:
                 raise ValueError(f"UNetConfig.{name} must be at least 1, got {value}")
         if not self.channel_mult:
             raise ValueError("UNetConfig.channel_mult needs at least one level, got none")
-        if self.takes_off_level and self.in_channels != 2 * self.out_channels + 1:
-            raise ValueError(
-                f"UNetConfig.takes_off_level needs {2 * self.out_channels + 1} input channels, got {self.in_channels}"
-            )
+        for name in ("takes_off_level", "level_in_embedding"):
+            if getattr(self, name) and self.in_channels != 2 * self.out_channels + 1:
+                raise ValueError(
+                    f"UNetConfig.{name} needs {2 * self.out_channels + 1} input channels, got {self.in_channels}"
+                )
         if self.model_channels % 2:
             raise ValueError(f"UNetConfig.model_channels must be even (time embedding), got {self.model_channels}")
 
@@ -104,7 +106,8 @@ class UNet3D(nn.Module):
 
     All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``. Ours are
     ``context_in_embedding`` and ``embedding_modulates``: a small network trained briefly learns to follow its text from
-    the first layer on, where the transformers alone need long to be heard; and ``takes_off_level``.
+    the first layer on, where the transformers alone need long to be heard; and what is done with a level, see
+    :meth:`forward`.
     ``use_checkpoint`` trades time for memory in training and never changes a value.
     """
 
@@ -118,6 +121,10 @@ class UNet3D(nn.Module):
         if config.context_in_embedding:
             self.context_embed = nn.Sequential(
                 nn.Linear(config.context_dim, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width)
+            )
+        if config.level_in_embedding:
+            self.level_embed = nn.Sequential(
+                nn.Linear(config.out_channels, 4 * width), nn.SiLU(), zero_initialized(nn.Linear(4 * width, 4 * width))
             )
         self.input_blocks, skip_channels = self._make_input_blocks()
         top = skip_channels[-1]
@@ -137,15 +144,17 @@ class UNet3D(nn.Module):
         parameters' dtype, whatever the dtype of ``x_BCDHW``; see :meth:`in_precision`. Raises ``ValueError`` for
         shapes that do not fit.
 
-        With ``takes_off_level`` one more output says how much of the level is taken off the others, the level being the
-        mean of what is shown under the weight. Group norms hide a level from all layers before, and who says how
-        something changes must know it to reach an absolute value.
+        The level is the mean of what is shown under the weight. Group norms hide it from all layers, and who says how
+        something changes must know it to reach an absolute value. With ``takes_off_level`` one more output says how
+        much of it is taken off the others; with ``level_in_embedding`` all layers hear it, beside the text.
         """
         self._check_input(x_BCDHW, context_BNC)
         dtype = self.time_embed[0].weight.dtype
         embedding_BC = self.time_embed(timestep_embedding(timesteps_B, self.config.model_channels).to(dtype))
         if self.config.context_in_embedding:
             embedding_BC = embedding_BC + self.context_embed(context_BNC.to(dtype).mean(dim=1))
+        if self.config.level_in_embedding:
+            embedding_BC = embedding_BC + self.level_embed(self._level(x_BCDHW).flatten(1).to(dtype))
         context_BNC = self._project_context(context_BNC, dtype)
         h = x_BCDHW.to(dtype)
         skips = []

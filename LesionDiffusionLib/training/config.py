@@ -122,7 +122,7 @@ class LINetTraining(DenoiserTraining):
     Attributes:
         loss: "paper" (equation 5), "released" (masked L1 plus the Dice loss of a fifth output channel, released-model
             3.2), "masked_l2": the mean squared error of the generated latents, or "relative_l2": the same over the
-            mean squared change that the lesion is, so that 30 HU in a liver count as much as a stone does.
+            root mean square of the change that the lesion is, so that 30 HU in a liver count beside a stone.
         latent_mask: how a mask becomes latent, as at inference.
         change: diffuse what the lesion changes instead of what is there. For rendered pairs: patients with a lesion
             have no latents without it.

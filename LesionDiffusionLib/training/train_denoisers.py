@@ -25,7 +25,7 @@ from LesionDiffusionLib.training.mirroring import mirrored_words
 from LesionDiffusionLib.training.sources import ImageBatch, MaskBatch, Source
 
 BALANCED_SCALE = 0.1  # brings the balanced loss to the size of the others
-LEAST_CHANGE = 0.5  # mean square, in the units that are diffused: what is smaller counts no more for being small
+LEAST_CHANGE = 0.5  # root mean square, in the units that are diffused: what is smaller counts no more for being small
 
 
 class Draw(NamedTuple):
@@ -138,7 +138,7 @@ def linet_losses(
         }
     error = _mean_in(region, predicted - target)
     if training.loss == "relative_l2":
-        error = error / (LEAST_CHANGE + _mean_in(region, change))
+        error = error / (LEAST_CHANGE + _mean_in(region, change).sqrt())
     return {"linet": error.mean()}
 
 

@@ -201,8 +201,8 @@ def test_learning_beats_not_learning_on_the_same_draws(store, network):
     assert found[3e-3] < found[0.0]
 
 
-def test_the_relative_loss_counts_a_faint_lesion_like_a_strong_one():
-    """The plain one is a hundred times larger for a lesion ten times as strong."""
+def test_the_relative_loss_lets_a_faint_lesion_count_beside_a_strong_one():
+    """For a lesion ten times as strong the plain one is a hundred times as large, and this one ten times."""
     training = dataclasses.replace(PRESETS["starter"]["linet"], loss="relative_l2")
     region = torch.zeros(1, 1, 4, 4, 4)
     region[..., 1:3] = 1
@@ -218,7 +218,7 @@ def test_the_relative_loss_counts_a_faint_lesion_like_a_strong_one():
     faint, strong = losses["masked_l2"]
     assert (faint, strong) == pytest.approx((25.0, 2500.0))
     faint, strong = losses["relative_l2"]
-    assert (faint, strong) == pytest.approx((25.0 / 100.5, 2500.0 / 10_000.5))
+    assert (faint, strong) == pytest.approx((25.0 / 10.5, 2500.0 / 100.5))
 
 
 def test_a_window_without_a_lesion_does_not_break_the_loss():

@@ -155,6 +155,20 @@ def test_a_level_is_taken_off_as_much_as_the_last_output_says():
         torch.testing.assert_close(y[1, channel], torch.full((4, 8, 4), said))
 
 
+def test_a_level_in_the_embedding_is_added_to_the_timesteps():
+    hears = random_unet(replace(TINY, in_channels=5, level_in_embedding=True))
+    deaf = UNet3D(replace(TINY, in_channels=5))
+    deaf.load_state_dict({k: v for k, v in hears.state_dict().items() if not k.startswith("level_embed.")})
+    x, t, context = torch.randn(1, 5, 4, 8, 4), torch.tensor([40]), torch.randn(1, 2, 16)
+    x[:, 2] = (x[:, 2] > 0.5).float()
+    y = hears(x, t, context)
+    level = x[0, 3:, x[0, 2] > 0].mean(dim=1)
+    assert not torch.allclose(y, deaf(x, t, context), rtol=1e-2)
+    with torch.no_grad():
+        deaf.time_embed[-1].bias += hears.level_embed(level)
+    torch.testing.assert_close(y, deaf(x, t, context))
+
+
 def test_in_half_precision_it_says_nearly_the_same_and_in_float32():
     network = random_unet(TINY)
     inputs = torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16)
@@ -193,6 +207,7 @@ def test_config_keeps_lists_as_tuples():
         ({"model_channels": 7}, "model_channels must be even"),
         ({"model_channels": 10}, "divisible by norm_groups 32 and by head_channels 32, got 40"),
         ({"takes_off_level": True}, "takes_off_level needs 3 input channels, got 1"),
+        ({"level_in_embedding": True}, "level_in_embedding needs 3 input channels, got 1"),
         ({"skip_context": True}, "as wide as context_dim 512, got 32"),
     ],
 )
