@@ -83,12 +83,13 @@ class LatentMask:
     def channel(self, mask: Tensor) -> Tensor:
         """Mask (B, 1, D, H, W) of 0 and 1 -> the network's mask channel (B, 1, D/2, H/2, W/2).
 
-        A lesion so thin that every second voxel misses it takes all latents it touches: it must not vanish.
+        A lesion so thin that every second voxel misses it takes all latents it touches: none of the batch may vanish.
         """
         if self.pooling == "mean":
             return functional.avg_pool3d(mask, 2)
         nearest = functional.interpolate(mask, size=[n // 2 for n in mask.shape[2:]], mode="nearest")
-        return nearest if nearest.any() else functional.max_pool3d(mask, 2)
+        hit = nearest.amax(dim=(1, 2, 3, 4), keepdim=True) > 0
+        return torch.where(hit, nearest, functional.max_pool3d(mask, 2))
 
     def region(self, mask: Tensor) -> Tensor:
         """Mask (B, 1, D, H, W) -> 1 where latents are generated, 0 where the patient's are kept."""

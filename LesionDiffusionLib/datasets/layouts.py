@@ -6,15 +6,18 @@ Sources: the datasets' own pages (KiTS23, Medical Segmentation Decathlon, INSTAN
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from LesionDiffusionLib.csv_rows import Row, csv_rows
-from LesionDiffusionLib.errors import DatasetError
+from LesionDiffusionLib.errors import DatasetError, ReportError
+from LesionDiffusionLib.vocabulary import vocabulary
 
 LIST_FILES = {"image": ("image_list.txt", "img_list.txt"), "label": ("label_list.txt",), "type": ("type_list.txt",)}
 LIST_FILES |= {"seg": ("seg_list.txt", "coarseg_list.txt")}
+TEST_PART = 5  # every fifth patient is held out (paper: 4:1)
 CSV_COLUMNS = ("name", "patient", "image", "label", "lesion_value", "lesion_type", "organ", "organ_values")
 CSV_COLUMNS += ("organs", "numbering", "report", "enhancement")
 
@@ -107,7 +110,8 @@ def released(folder: Path) -> list[Scan]:
     """The released code's lists, aligned by line: image, label (1 organ, 2 lesion), type and seg (organ map, v1).
 
     Paths count from the folder of the lists. A list of types or organ maps may be absent; so may the list of images,
-    where there are masks only.
+    where there are masks only. Labels of one folder are one patient's, unless it holds more than a fifth of all: then
+    it groups something else, and every label is a patient's own.
     """
     columns = {kind: _list(folder, names) for kind, names in LIST_FILES.items()}
     labels = columns["label"] or []
@@ -117,14 +121,15 @@ def released(folder: Path) -> list[Scan]:
                 f"the lists in {folder} are not aligned: {len(labels)} labels and {len(lines)} of {kind}; "
                 "give one path a line in each"
             )
-    found = []
+    found, together = [], Counter(Path(label).parent for label in labels)
+    most = max(1, len(labels) // TEST_PART)
     for n, label in enumerate(labels):
         row = {kind: folder / lines[n] for kind, lines in columns.items() if lines is not None}
         name = "_".join(Path(label).with_suffix("").with_suffix("").parts[-3:])
         found.append(
             Scan(
                 name,
-                str(Path(label).parent),
+                str(Path(label).parent) if together[Path(label).parent] <= most else label,
                 row["label"],
                 row.get("image"),
                 {2: None},
@@ -166,6 +171,15 @@ def _scan(folder: Path, row: Row) -> Scan:
     except ValueError as error:
         raise DatasetError(f"line {row.line} of the table: label values are whole numbers ({error})") from error
     name = cell.get("name", _stem(paths["label"]))
+    if Path(name).name != name:
+        raise DatasetError(
+            f'line {row.line} of the table: expected a plain name, got "{name}"; the column patient groups scans'
+        )
+    try:
+        told = cell.get("enhancement")
+        enhancement = told and vocabulary().canonical("enhancement status", told)
+    except ReportError as error:
+        raise DatasetError(f"line {row.line} of the table: {error}") from error
     return Scan(
         name,
         cell.get("patient", name),
@@ -177,7 +191,7 @@ def _scan(folder: Path, row: Row) -> Scan:
         paths["organs"],
         cell.get("numbering"),
         paths["report"],
-        cell.get("enhancement"),
+        enhancement,
     )
 
 
@@ -186,7 +200,10 @@ def _list(folder: Path, names: tuple[str, ...]) -> list[str] | None:
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         return None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot read the list {path}: {error}; give one path a line, in UTF-8") from error
 
 
 def _some(found: list[Scan], place: Path, expected: str) -> list[Scan]:

@@ -55,12 +55,14 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A case, its lesion type, its measured size, and which attributes of its report are measured rather than read."""
+    """A case, its lesion type, its measured size, which attributes of its report are measured rather than read, and
+    whether any were read."""
 
     case: PreparedCase
     lesion_type: str | None
     size_mm: tuple[float, float, float]
     measured: tuple[str, ...]
+    told: bool
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class LeftOut:
 def lesions_of(
     scan: Scan, ct: Volume | None, labels: Volume, organs: OrganMap, limits: Limits
 ) -> Iterator[Prepared | LeftOut]:
-    """Every lesion of a scan, as a case or with the reason why not. All volumes are on one grid."""
+    """Every lesion of a scan, as a case or with the reason why not. All volumes are on one grid.
+
+    An entry of the scan's type file tells of one lesion, the largest of its organ that is not told of yet.
+    """
     entries = _entries(scan.report)
     if not np.isin(labels.array, list(scan.lesions)).any():
         yield LeftOut(scan.name, f"no lesion: no voxel has the label {' or '.join(map(str, scan.lesions))}")
@@ -91,7 +96,9 @@ def lesions_of(
             else:
                 try:
                     patient = _cut_out(ct, organs, components == number, limits.margin_mm)
-                    yield _prepared(scan, kind, patient, entries, limits.round_sphericity)
+                    prepared, entry = _prepared(scan, kind, patient, entries, limits.round_sphericity)
+                    entries = [other for other in entries if other is not entry]
+                    yield prepared
                 except (DatasetError, ReportError) as error:
                     yield LeftOut(scan.name, f"{told}: {error}")
 
@@ -114,15 +121,17 @@ def _cut_out(ct: Volume | None, organs: OrganMap, lesion: np.ndarray, margin_mm:
 
 def _prepared(
     scan: Scan, kind: str | None, patient: _Surroundings, entries: list[ReleasedEntry], round_sphericity: float
-) -> Prepared:
+) -> tuple[Prepared, ReleasedEntry | None]:
+    """A case, and the entry that tells of it. Its size is the mask's in any case."""
     ct, organs, lesion = patient
     organ = _organ_of(organs, lesion, scan, kind)
     target = organs.mask(organ) | lesion
     finding = Finding(None if ct is None else ct.array, lesion, target, organs.volume.geometry)
     measured = _measured(scan, patient, finding, organ, round_sphericity)
-    entry = next((e for e in entries if e.report.organ == organ), entries[0] if len(entries) == 1 else None)
+    entry = next((e for e in entries if e.report.organ == organ), None)
     read = LesionReport() if entry is None else entry.report
     values = {f.name: getattr(read, f.name) for f in dataclasses.fields(read) if getattr(read, f.name) is not None}
+    values.pop("size_mm", None)
     own = {name: getattr(measured, name) for name in measured.__dataclass_fields__ if name not in values}
     report = LesionReport(**{**own, **values, "organ": organ, "lesion_type": kind and lesion_type(kind).name})
     stated = tuple(name for name, value in own.items() if value is not None and name not in ("organ", "organ_type"))
@@ -137,7 +146,7 @@ def _prepared(
         report,
         _strings(report, entry, ct_value),
     )
-    return Prepared(case, report.lesion_type, measured.size_mm, stated)
+    return Prepared(case, report.lesion_type, measured.size_mm, stated, entry is not None), entry
 
 
 def _measured(

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from LesionDiffusionLib import __version__
-from LesionDiffusionLib.datasets.layouts import Scan
+from LesionDiffusionLib.datasets.layouts import TEST_PART, Scan
 from LesionDiffusionLib.datasets.lesions import LeftOut, Limits, Prepared, lesions_of
 from LesionDiffusionLib.datasets.organs import Segment, organs_of
-from LesionDiffusionLib.errors import DatasetError, LesionDiffusionError, OutputError
+from LesionDiffusionLib.errors import DatasetError, OutputError, reason_of
 from LesionDiffusionLib.io import read_ct, read_labels
 from LesionDiffusionLib.training.prepared import CASES, FORMAT, MANIFEST
 from LesionDiffusionLib.volume import align_to
 
 ORGANS = "organs"  # folder for organ maps that were made
-TEST_PART = 5  # every fifth patient is held out (paper: 4:1)
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def _prepared(scan: Scan, how: Preparation) -> Iterator[Prepared | LeftOut]:
             labels = align_to(labels, ct, "label map")
         organs = organs_of(scan, labels, how.organs, how.segment, how.out / ORGANS)
         yield from lesions_of(scan, ct, labels, organs, how.limits)
-    except LesionDiffusionError as error:
-        yield LeftOut(scan.name, " ".join(str(error).split()))
+    except Exception as error:  # noqa: BLE001 - a bug shall not cost the hours of the other scans
+        yield LeftOut(scan.name, reason_of(error))
 
 
 def _saved(found: Prepared, scan: Scan, number: int, split: str, out: Path) -> dict:
@@ -124,7 +123,7 @@ def _saved(found: Prepared, scan: Scan, number: int, split: str, out: Path) -> d
         "organ": report.organ,
         "size_mm": [round(v, 3) for v in found.size_mm],
         "has_ct": found.case.ct is not None,
-        "report": "type.json, completed by measuring" if scan.report else "measured",
+        "report": "type.json, completed by measuring" if found.told else "measured",
         "measured": list(found.measured),
         "attributes": report.attributes(),
     }

@@ -163,7 +163,8 @@ class BiomedCLIPTextEncoder:
     @torch.no_grad()
     def _encode_one(self, string: str) -> Tensor:
         device = next(self.tower.parameters()).device
-        return self.tower(torch.tensor([self.tokenize(string)], device=device))[0].float()
+        with torch.autocast(device.type, enabled=False):  # it is kept, and must not depend on who asked first
+            return self.tower(torch.tensor([self.tokenize(string)], device=device))[0].float()
 
 
 def _read_config(folder: Path) -> TextTowerConfig:

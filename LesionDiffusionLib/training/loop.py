@@ -230,11 +230,12 @@ def optimize(
 
     Raises:
         TrainingError: loss or gradient became NaN or infinite (says at which step, and where the last good checkpoint
-            is), or the checkpoint does not fit.
+            is), or the checkpoint does not fit, or not all processes see it.
         OutputError: the checkpoint cannot be written.
     """
     training = _Training(objective, options)
     training.restore(checkpoint.load(training.device) if checkpoint else None)
+    ranks.require_same_step(training.done, training.device)
     generator = torch.Generator()
     started, first = time.monotonic(), training.done
     while training.done < options.steps:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,31 +41,38 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):  # of a full disk, which must not hide why the training stopped
+                self._events.close()
 
     def __call__(self, report: StepReport) -> None:
-        """One step report."""
+        """One step report. Raises OutputError when it cannot be written."""
         self._bar.update(report.done - self._bar.n)
         self._bar.set_postfix_str("  ".join(f"{name} {value:.4f}" for name, value in report.losses.items()))
         if self._events is None:
             return
         scalars = {f"loss/{name}": value for name, value in report.raw.items()}
         scalars |= {"learning_rate": report.learning_rate, "gradient_norm": report.gradient_norm}
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, report.done)
+        with self._writing("TensorBoard events"):
+            for name, value in scalars.items():
+                self._events.add_scalar(name, value, report.done)
 
     def picture(self, step: int, rows: list[list[np.ndarray]]) -> None:
         """A preview: rows of slices (H, W) with values in 0..1. Raises OutputError when it cannot be written."""
         from PIL import Image
 
         image = montage(rows)
-        try:
+        with self._writing("a preview"):
             (self._folder / PREVIEWS).mkdir(exist_ok=True)
             Image.fromarray(image).save(self._folder / PREVIEWS / f"step_{step:08d}.png")
+            if self._events is not None:
+                self._events.add_image("preview", image, step, dataformats="HW")
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise OutputError(f"could not write a preview to {self._folder}: {error}; make room") from error
-        if self._events is not None:
-            self._events.add_image("preview", image, step, dataformats="HW")
+            raise OutputError(f"could not write {what} to {self._folder}: {error}; make room") from error
 
 
 def montage(rows: list[list[np.ndarray]]) -> np.ndarray:

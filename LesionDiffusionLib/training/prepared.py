@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
+import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +72,7 @@ class PreparedCase:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in ("ct_hu", "labels", "organ", "lesion", "affine_ras")}
                 texts = json.loads(str(data["texts"]))
-        except (OSError, ValueError, LookupError, EOFError) as error:
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DatasetError(f"cannot read the prepared case {path}: {error}; prepare the dataset again") from error
         geometry = Geometry(arrays["labels"].shape, arrays["affine_ras"])
         ct = Volume(arrays["ct_hu"], geometry) if arrays["ct_hu"].size else None

@@ -76,6 +76,22 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def copy_first(tensor: Tensor) -> None:
+    """Make ``tensor`` the first process's: sums over many values end differently on every GPU."""
+    if world_size() > 1:
+        dist.broadcast(tensor.detach(), 0)
+
+
+def require_same_step(step: int, device: torch.device) -> None:
+    """Raises TrainingError unless all processes stand at the same step."""
+    steps = gathered(torch.tensor([step], device=device)).tolist()
+    if len(set(steps)) > 1:
+        raise TrainingError(
+            f"the processes stand at different steps: {', '.join(map(str, steps))}; expected one --out that all of "
+            "them see, with one checkpoint"
+        )
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over all processes.
 

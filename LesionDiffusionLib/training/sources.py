@@ -163,7 +163,8 @@ class PreparedImages:
             for pair, flip in zip(windows, mirrored, strict=True)
         ]
         device = next(self._codec.autoencoder.parameters()).device
-        z_0 = self._codec.encode(np.stack([ct_hu for ct_hu, _ in windows]), device)
+        with torch.autocast(device.type, enabled=False):  # latents as at inference, whatever the training's precision
+            z_0 = self._codec.encode(np.stack([ct_hu for ct_hu, _ in windows]), device)
         mask = torch.from_numpy(np.stack([mask for _, mask in windows]).astype(np.float32))
         return ImageBatch(z_0, z_0, mask[:, None])
 

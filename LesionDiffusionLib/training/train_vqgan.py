@@ -26,6 +26,7 @@ KMEANS_BATCH = 4
 KMEANS_WINDOW = 32  # edge of the crops whose latents start the codebook
 LATENT_WEIGHT = 1e-3  # keeps latents small while nothing is quantized
 LARGEST_ADAPTIVE_WEIGHT = 1e4
+HALF_SCALE = 2.0**16  # a power of two: it changes no bit of what is not lost
 
 Place = tuple[int, tuple[slice, ...], list[int]]  # window, crop, mirrored axes
 
@@ -41,7 +42,8 @@ class VQGANTrainee(nn.Module):
         if losses.adversarial != "none":
             dims = (3, 2) if losses.slices else (3,)
             self.judges.extend(PatchDiscriminator(n, losses.discriminator_norm) for n in dims)
-            if torch.cuda.is_available() and ranks.world_size() > 1:  # as released; there is none for CPUs
+            on_gpu = next(model.parameters()).device.type == "cuda"
+            if on_gpu and ranks.world_size() > 1:  # as released; there is none for CPUs
                 self.judges = nn.SyncBatchNorm.convert_sync_batchnorm(self.judges)
         self.register_buffer("usage", torch.zeros(model.config.codebook_size))
 
@@ -176,8 +178,9 @@ def adversarial_losses(
 
 def adaptive_weight(likeness: Tensor, deceit: Tensor, last_layer: nn.Parameter) -> Tensor:
     """Ratio of the gradients of both losses at the decoder's last layer: the two pull about equally hard."""
-    pulls = [
-        ranks.mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm() for loss in (likeness, deceit)
+    pulls = [  # enlarged on their way back, where half precision would lose them
+        ranks.mean(torch.autograd.grad(loss * HALF_SCALE, last_layer, retain_graph=True)[0]).norm() / HALF_SCALE
+        for loss in (likeness, deceit)
     ]
     return (pulls[0] / (pulls[1] + 1e-4)).clamp(0, LARGEST_ADAPTIVE_WEIGHT).detach()
 
@@ -203,6 +206,7 @@ def start_codebook(model: VQGAN, windows_hu: np.ndarray, generator: torch.Genera
         used = torch.bincount(nearest, minlength=size) > 0
         weight = model.quantize.embedding.weight
         weight[used] = (sums / counts[:, None])[used]
+    ranks.copy_first(model.quantize.embedding.weight)
 
 
 def keep_codes_in_use(

@@ -159,9 +159,12 @@ def _vqgan_job(training: VQGANTraining, inputs: Inputs, cases: PreparedCases, sh
     shown = PreparedWindows(_shown(cases, training), training.window)
 
     def preview(step: int) -> None:
-        x = torch.from_numpy(to_network(np.stack([shown[n] for n in range(min(PREVIEW_CASES, len(shown)))])))
-        decoded = model(x[:, None].to(inputs.device))[0][:, 0].float().cpu()
-        show(step, [[_gray(_middle(a)), _gray(_middle(b))] for a, b in zip(x.numpy(), decoded.numpy(), strict=True)])
+        rows = []
+        for n in range(min(PREVIEW_CASES, len(shown))):
+            x = torch.from_numpy(to_network(shown[n]))
+            decoded = model(x[None, None].to(inputs.device))[0][0, 0].float().cpu()
+            rows.append([_gray(_middle(image.numpy())) for image in (x, decoded)])
+        show(step, rows)
 
     objective = vqgan_objective(model, windows, training, inputs.lpips)
     return Job(dataclasses.replace(objective, preview=preview), model_state, {})

@@ -94,6 +94,15 @@ def objective_of(backbone, source, change):
     return linet_objective(Denoiser(backbone, NoiseSchedule.cosine(), "x0"), Silent(), source, training)
 
 
+def test_no_lesion_of_a_batch_vanishes_in_the_latent_mask():
+    large, dot = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
+    large[..., 2:6, 2:6, 2:6] = 1
+    dot[..., 5, 5, 5] = 1  # every second voxel misses it
+    together = LatentMask().channel(torch.cat([large, dot]))
+    assert torch.equal(together, torch.cat([LatentMask().channel(large), LatentMask().channel(dot)]))
+    assert together.sum(dim=(1, 2, 3, 4)).tolist() == [8, 1]
+
+
 def test_the_papers_network_sees_latents_and_mask_and_not_what_the_lesion_replaces(case):
     known, z_0, mask = case
     region = LatentMask("mean", 1).region(mask).bool().expand_as(known)

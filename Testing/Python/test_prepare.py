@@ -12,6 +12,7 @@ import pytest
 from training_cases import LESION_HU, prepared_dataset, with_lesion, write_dataset
 
 from LesionDiffusionLib.adapters.totalsegmentator import segment_organs
+from LesionDiffusionLib.datasets import preparation
 from LesionDiffusionLib.datasets.layouts import LAYOUTS, instance22, kits23, msd, released, table
 from LesionDiffusionLib.datasets.preparation import Preparation, held_out, prepare
 from LesionDiffusionLib.errors import DatasetError, OutputError
@@ -81,6 +82,20 @@ def test_the_released_lists(tmp_path):
         released(tmp_path)
 
 
+def test_a_folder_of_the_released_lists_is_a_patient_unless_it_holds_too_many(tmp_path):
+    def patients(*lines: str) -> list[str]:
+        (tmp_path / "label_list.txt").write_text("\n".join(lines))
+        return [scan.patient for scan in released(tmp_path)]
+
+    twice = [f"Liver/{n}/{phase}.nii.gz" for n in range(5) for phase in ("early", "late")]
+    assert patients(*twice) == [f"Liver/{n}" for n in range(5) for _ in range(2)]
+    flat = [f"{organ}/{n}.nii.gz" for organ in ("liver", "lung") for n in range(4)]
+    assert patients(*flat) == flat, "half of all scans cannot be one patient's"
+    (tmp_path / "label_list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DatasetError, match=r"cannot read the list .* in UTF-8"):
+        released(tmp_path)
+
+
 def test_layouts_say_what_they_expect(tmp_path):
     for name in ("kits23", "instance22", "released"):
         with pytest.raises(DatasetError, match=r"no scan found in .* expected"):
@@ -102,6 +117,8 @@ def test_layouts_say_what_they_expect(tmp_path):
         ("label,lesion_value\na.nii.gz,two\n", "line 2 of the table: label values are whole numbers"),
         ("label\na/x.nii.gz\nb/x.nii.gz\n", "several scans are called x"),
         ("label\n", "no scan found"),
+        ("label,name\na.nii.gz,site1/p1\n", 'line 2 of the table: expected a plain name, got "site1/p1"'),
+        ("label,enhancement\na.nii.gz,sideways\n", "line 2 of the table: .*sideways"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_explained(tmp_path, text, message):
@@ -185,6 +202,32 @@ def test_bad_scans_are_left_out_with_their_reasons(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out" / "cases").iterdir()) == ["s4_0.npz"]
 
 
+def test_a_bug_costs_its_scan_alone(tmp_path, monkeypatch):
+    seen = []
+
+    def organs_of(scan, *args):
+        seen.append(scan.name)
+        if scan.name == "s1":
+            raise RuntimeError("a bug")
+        return real(scan, *args)
+
+    real = preparation.organs_of
+    monkeypatch.setattr(preparation, "organs_of", organs_of)
+    manifest = prepare("csv", table(write_dataset(tmp_path / "raw", 3)), Preparation(tmp_path / "out"))
+    assert seen == ["s0", "s1", "s2"]
+    assert {case["scan"] for case in manifest["cases"]} == {"s0", "s2"}
+    assert manifest["left_out"] == [{"scan": "s1", "reason": "unexpected RuntimeError: a bug"}]
+
+
+def test_a_case_that_was_copied_by_half_is_told(tmp_path):
+    prepare("csv", table(write_dataset(tmp_path / "raw", 2)), Preparation(tmp_path / "out"))
+    cases = PreparedCases(tmp_path / "out")
+    for path in (tmp_path / "out" / "cases").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DatasetError, match=r"cannot read the prepared case .*; prepare the dataset again"):
+        cases[0]
+
+
 def test_a_dataset_without_organ_map_is_left_out(tmp_path):
     _, _, mask, geometry = with_lesion((20, 20, 27), (6, 5, 4), 20)
     write_labels(mask.astype(np.uint8), geometry, tmp_path / "x.nii.gz")
@@ -219,6 +262,33 @@ def test_a_type_file_wins_and_is_completed_by_measuring(tmp_path):
     assert strings["released"]["mask"][-1] == "within the parenchymal organ,"
     assert "low density lesion," in strings["released"]["image"]
     assert "hypodense lesion" in strings["report"]["image"]
+
+
+@pytest.mark.parametrize(("number", "told"), [("5", 1), ("7", 0), ("10", 0)])
+def test_an_entry_of_a_type_file_tells_of_one_lesion_of_its_organ(tmp_path, number, told):
+    """Two lesions in one liver (5); the aorta (7) is no organ of ours, and the pancreas (10) has none."""
+    hu, organs, large, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    small = np.zeros_like(large)
+    small[20:24, 12:16, 25:29] = True
+    small &= (organs.volume.array == 5) & ~large
+    assert 30 <= small.sum() < large.sum()
+    write_labels(hu.astype(np.int16), geometry, tmp_path / "img.nii.gz")
+    found = np.where(large | small, 2, organs.volume.array == 5)
+    write_labels(found.astype(np.uint8), geometry, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array, geometry, tmp_path / "seg.nii.gz")
+    attributes = {"shape": "irregular,", "size": "99x99x99 mm", "lesion location": number}
+    entries = {number: ["irregular,", "", attributes, []]}
+    (tmp_path / "type.json").write_text(json.dumps(entries))
+    for kind, end in (("img", "nii.gz"), ("label", "nii.gz"), ("seg", "nii.gz"), ("type", "json")):
+        (tmp_path / f"{kind}_list.txt").write_text(f"{kind}.{end}\n")
+    cases = prepare("released", released(tmp_path), Preparation(tmp_path / "out"))["cases"]
+    assert [case["report"] != "measured" for case in cases] == [n < told for n in range(2)]
+    assert [("shape" in case["measured"]) for case in cases] == [n >= told for n in range(2)]
+    sizes = [case["size_mm"] for case in cases]
+    assert sizes[0] != sizes[1]
+    for n, case in enumerate(cases):
+        report = PreparedCases(tmp_path / "out")[n].report
+        assert report.size_mm == pytest.approx(case["size_mm"], abs=0.01), "each lesion's own, whatever the file says"
 
 
 def test_masks_alone_serve_lmnet_and_say_so(tmp_path):

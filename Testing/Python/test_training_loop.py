@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from LesionDiffusionLib.errors import OutputError, SettingsError, TrainingError
+from LesionDiffusionLib.training import monitor, ranks
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.loop import Ema, LoopOptions, Objective, optimize
 
@@ -195,6 +197,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_training_loop import line_objective, options
+from LesionDiffusionLib.training import monitor, ranks
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.loop import optimize
 torch.set_num_threads(1)
@@ -248,6 +251,27 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     assert f"the last good checkpoint is {tmp_path / 'c.pt'} (step 5); make room" in errors
     assert (tmp_path / "c.pt").read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"], "nothing half-written stays"
+
+
+def test_a_disk_that_fills_up_while_events_are_written_is_told(tmp_path, monkeypatch):
+    class Full:
+        def add_scalar(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        close = add_scalar
+
+    monkeypatch.setattr(monitor, "_summary_writer", lambda *_: Full())
+    told = "could not write TensorBoard events .*No space left on device; make room"
+    with pytest.raises(OutputError, match=told), monitor.Monitor(tmp_path, 10) as watching:
+        optimize(line_objective(), options(10), watching)
+    with pytest.raises(KeyError), monitor.Monitor(tmp_path, 10):
+        raise KeyError("and why a training stopped is not hidden")
+
+
+def test_processes_at_different_steps_do_not_train_on(monkeypatch):
+    monkeypatch.setattr(ranks, "gathered", lambda step: torch.cat([step, step + 5]))
+    with pytest.raises(TrainingError, match="different steps: 0, 5; expected one --out that all of them see"):
+        optimize(line_objective(), options(10), silent)
 
 
 def test_a_checkpoint_folder_that_is_gone_is_told(tmp_path):
