@@ -60,6 +60,12 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
     """The same seed gives the same numbers on the same device: deterministic convolutions, no TF32.

@@ -6,6 +6,8 @@ Every message says what was expected, what came, and what to do. The command lin
 
 from __future__ import annotations
 
+import traceback
+
 
 class LesionDiffusionError(Exception):
     """Base of all errors that a user's input can cause."""
@@ -65,6 +67,18 @@ class WorkerError(LesionDiffusionError):
 
 class Cancelled(Exception):  # noqa: N818 - it is no error
     """The caller asked to stop. Not an error: nothing was written."""
+
+
+def release_frames(error: BaseException) -> None:
+    """Empty the finished frames of an error that is kept: they would hold a network's activations as long as it.
+
+    Its traceback can still be told.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def reason_of(error: Exception) -> str:

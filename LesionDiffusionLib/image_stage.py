@@ -35,9 +35,8 @@ def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.nda
     region = torch.from_numpy(sample_mask(mask, patient, grid).astype(np.float32))[None, None].to(device)
     context = run.models.image_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
-    latent = run.sampled(
-        "inpaint", lambda: linet.sample(known, region, context, options, noise), network=linet.denoiser.backbone
-    )
+    sample_window = functools.partial(linet.sample, known, region, context, options)
+    latent = run.sampled("inpaint", sample_window, noise, network=linet.denoiser.backbone)
     with run.stage("decode"):
         decode = linet.codec.decode
         windows = [run.guarded(functools.partial(decode, z), linet.codec.autoencoder)[0] for z in (latent, known)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -36,7 +38,7 @@ def draw_mask(run: Run, noise: SampleNoise) -> np.ndarray:
     region = _region(run)
     for _ in range(TRIES):
         sampled = run.sampled(
-            "mask", lambda: lmnet.sample(maps, context, options, noise), network=lmnet.denoiser.backbone
+            "mask", functools.partial(lmnet.sample, maps, context, options), noise, network=lmnet.denoiser.backbone
         )
         mask = _binarized(run, sampled[0, 0].float().cpu().numpy(), grid, box, region)
         if mask.any():

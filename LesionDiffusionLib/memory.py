@@ -10,10 +10,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from LesionDiffusionLib.errors import DeviceError
+from LesionDiffusionLib.errors import DeviceError, release_frames
 
 Result = TypeVar("Result")
 MIB = 2**20
+SIGNS = ("can't allocate memory", "CUDA error: out of memory")
+SIGNS += ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+SIGNS += ("unable to find an engine to execute",)  # of cuDNN, when no convolution's workspace fits
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, int]:
@@ -62,22 +65,27 @@ def clear_memory_errors(device: torch.device) -> Iterator[None]:
 
 
 def with_memory_fallback(
-    run: Callable[[], Result], device: torch.device, notes: list[str], idle: Sequence[nn.Module] = ()
+    run: Callable[[], Result],
+    device: torch.device,
+    notes: list[str],
+    idle: Sequence[nn.Module] = (),
+    halvable: bool = True,
 ) -> Result:
     """``run()``; on a full GPU again without the networks that are idle, and at last in half precision.
 
     Idle networks wait in main memory and come back afterwards: that costs time and changes no value, so it is tried
-    first. ``notes`` receives a sentence for what was done. What fails three times is raised.
+    first. ``notes`` receives a sentence for what was done. What fails every time is raised. Half precision helps only
+    networks in single precision (``halvable``): others it would make larger.
     """
     if device.type != "cuda":
         return run()
-    with contextlib.suppress(torch.cuda.OutOfMemoryError):
+    with _passing_full_memory():
         return run()
     try:
         for network in idle:
             network.to("cpu")
         torch.cuda.empty_cache()
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        with _passing_full_memory() if halvable else contextlib.nullcontext():
             result = run()
             notes.append("the GPU's memory was full; idle networks waited in main memory")
             return result
@@ -86,14 +94,28 @@ def with_memory_fallback(
             result = run()
         notes.append("the GPU's memory was full in single precision; the networks ran in half precision")
         return result
+    except BaseException as error:
+        release_frames(error)  # the networks need the room that the failed try still holds
+        raise
     finally:
+        torch.cuda.empty_cache()
         for network in idle:
             network.to(device)
 
 
+@contextlib.contextmanager
+def _passing_full_memory() -> Iterator[None]:
+    """Let a full memory pass, and with it all that the error holds."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means a full memory; torch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether an error means a full memory; most of torch's libraries raise a plain RuntimeError."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in SIGNS)
 
 
 def _full(device: torch.device) -> str:

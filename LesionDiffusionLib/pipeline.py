@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from LesionDiffusionLib.errors import release_frames
+
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 Made = TypeVar("Made")
@@ -21,8 +23,8 @@ def pipelined(
     """Read, work on and write every item; yields each, in order, with what ``write`` returned or what went wrong.
 
     ``work`` runs in the caller's thread, the others in one thread each, so that neither a GPU nor a core waits for
-    files. At most three items are in memory: one read ahead, one in work, one being written. Whoever stops in between
-    (Ctrl-C, `close`) waits until what is being written stands whole.
+    files. At most three items are in memory: one read ahead, one in work, one being written. What a failed one held is
+    let go of. Whoever stops in between (Ctrl-C, `close`) waits until what is being written stands whole.
     """
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         remaining = iter(items)
@@ -54,4 +56,5 @@ def _outcome(compute: Callable[[], Made]) -> Made | Exception:
     try:
         return compute()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told with its item
+        release_frames(error)
         return error

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from LesionDiffusionLib.diffusion.samplers import SamplerStep
+from LesionDiffusionLib.devices import synchronize
+from LesionDiffusionLib.diffusion.samplers import SampleNoise, SamplerStep
 from LesionDiffusionLib.errors import Cancelled, SettingsError
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.memory import with_memory_fallback
@@ -88,6 +90,7 @@ class Run:
         self.progress(Progress(name, 0, 1))
         started = time.perf_counter()
         yield
+        synchronize(self.models.device)
         self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - started, 3)
 
     def check_stop(self) -> None:
@@ -101,15 +104,25 @@ class Run:
         ``network`` works in it, so that all others can wait elsewhere; None: nobody knows.
         """
         idle = [] if network is None else self.models.idle_beside(network)
-        return with_memory_fallback(compute, self.models.device, self.notes, idle)
+        halvable = network is None or all(part.dtype == torch.float32 for part in network.parameters())
+        return with_memory_fallback(compute, self.models.device, self.notes, idle, halvable)
 
     def sampled(
-        self, stage: str, make_steps: Callable[[], Iterator[SamplerStep]], network: nn.Module | None = None
+        self,
+        stage: str,
+        make_steps: Callable[[SampleNoise], Iterator[SamplerStep]],
+        noise: SampleNoise,
+        network: nn.Module | None = None,
     ) -> Tensor:
-        """Run a sampler (of ``network``) to its end, reporting every step and stopping within one."""
+        """Run a sampler (of ``network``) to its end, reporting every step and stopping within one.
+
+        A second try, after a full memory, draws the same noise as the first.
+        """
+        begin = noise.state()
 
         def run() -> Tensor:
-            for step in make_steps():
+            noise.restore(begin)
+            for step in make_steps(noise):
                 self.progress(Progress(stage, step.index + 1, step.total))
                 self.check_stop()
             return step.x

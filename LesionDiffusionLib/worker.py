@@ -74,6 +74,7 @@ class Worker:
         def say(event: str, **content: Any) -> None:
             self.say(event, number, **content)
 
+        full = False
         try:
             if should_stop():
                 raise Cancelled("cancelled before it began")
@@ -82,15 +83,16 @@ class Worker:
         except Cancelled:
             say("cancelled")
         except LesionDiffusionError as error:
-            if isinstance(error, DeviceError):
-                after_full_memory()
+            full = isinstance(error, DeviceError)
             say("error", kind=type(error).__name__, message=" ".join(str(error).split()))
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the window must hear of it
-            after_full_memory()
+            full = True
             message = f"{type(error).__name__}: {error}"
             say("error", kind="bug", message=message, trace=traceback.format_exc())
+        if full:  # not before the error is gone, which holds what filled it
+            after_full_memory()
 
     def _read(self, requests: BinaryIO) -> None:
         for line in requests:

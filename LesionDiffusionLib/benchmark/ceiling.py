@@ -7,14 +7,10 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from LesionDiffusionLib.devices import synchronize
+
 EDGES = {"cpu": 2048, "cuda": 8192}
 REPEATS = 5
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock means something."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:

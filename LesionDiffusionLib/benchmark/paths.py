@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from LesionDiffusionLib.benchmark.ceiling import synchronize
 from LesionDiffusionLib.benchmark.job import Job
-from LesionDiffusionLib.devices import repeatable
+from LesionDiffusionLib.devices import repeatable, synchronize
 from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser, Prediction
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
@@ -104,7 +104,7 @@ def _sample_mask(run: Run, noise: SampleNoise) -> None:
     maps = torch.ones(1, 3, *lmnet.window.shape, device=run.models.device)
     context = run.models.mask_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.lmnet.sampling)
-    run.sampled("mask", lambda: lmnet.sample(maps, context, options, noise))
+    run.sampled("mask", partial(lmnet.sample, maps, context, options), noise)
 
 
 def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray:
@@ -119,7 +119,7 @@ def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray
     region = torch.from_numpy(share)[None, None].to(run.models.device)
     context = run.models.image_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
-    z[latents] = run.sampled("inpaint", lambda: linet.sample(z[latents], region, context, options, noise))
+    z[latents] = run.sampled("inpaint", partial(linet.sample, z[latents], region, context, options), noise)
     with run.stage("decode"):
         decoded = linet.codec.decode(z)[0]
     with run.stage("blend"):

@@ -62,7 +62,10 @@ class Denoiser:
         batch = x_t.shape[0]
         condition = (condition or Condition()).expanded(batch)
         inputs = x_t if condition.maps is None else torch.cat([x_t, condition.maps.to(x_t.dtype)], dim=1)
-        timesteps_B = torch.as_tensor(t, device=x_t.device).expand(batch)
+        if isinstance(t, int):  # filled there: to send it would wait for a GPU
+            timesteps_B = torch.full((batch,), t, device=x_t.device)
+        else:
+            timesteps_B = t.to(x_t.device).expand(batch)
         return self.backbone(inputs, timesteps_B, condition.context)
 
     def interpret(self, output: Tensor, x_t: Tensor, t: int | Tensor) -> Prediction:

@@ -49,6 +49,15 @@ class SampleNoise:
         """One fresh generator a seed."""
         return cls([torch.Generator().manual_seed(seed) for seed in seeds])
 
+    def state(self) -> list[Tensor]:
+        """Where the generators stand."""
+        return [generator.get_state() for generator in self.generators]
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Go back to a ``state``: the same draws follow."""
+        for generator, own in zip(self.generators, state, strict=True):
+            generator.set_state(own)
+
     def __call__(self, like: Tensor) -> Tensor:
         """The next draw of every sample, shaped like ``like`` (B, ...)."""
         if len(like) != len(self.generators):

@@ -66,8 +66,13 @@ class NoiseSchedule:
         return broadcast(self.alpha(t), x_0) * x_0 + broadcast(self.sigma(t), x_0) * noise
 
 
-def broadcast(values: Tensor, like: Tensor) -> Tensor:
-    """A scalar or one value per sample (B,), shaped to multiply ``like`` (B, ...) in its dtype and on its device."""
+def broadcast(values: Tensor, like: Tensor) -> Tensor | float:
+    """A scalar or one value per sample (B,), shaped to multiply ``like`` (B, ...) in its dtype and on its device.
+
+    A scalar stays on the CPU, so that nobody waits for a GPU to receive it.
+    """
+    if values.ndim == 0:
+        return values.item()
     return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 

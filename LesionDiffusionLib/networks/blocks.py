@@ -30,7 +30,8 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
 def timestep_embedding(timesteps_B: Tensor, width: int) -> Tensor:
     """Sinusoids of the raw timestep, cosines first -> float32 (B, width). ``width`` must be even."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32) / half).to(timesteps_B.device)
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps_B.device) / half
+    frequencies = torch.exp(-math.log(10_000) * exponents)
     angles = timesteps_B.float()[:, None] * frequencies[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: the library is two folders up, and this folder's names must hide nothing
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from LesionDiffusionLib.benchmark.comparison import compare
     from LesionDiffusionLib.benchmark.growth import cost_growth
-    from LesionDiffusionLib.benchmark.job import make_job
+    from LesionDiffusionLib.benchmark.job import Job, make_job
     from LesionDiffusionLib.benchmark.steps import enough_steps
     from LesionDiffusionLib.benchmark.tables import as_markdown
     from LesionDiffusionLib.devices import resolve_device
@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     with clear_memory_errors(device):
         models = _models(args, device, args.precision)
         job = make_job(models, args.size_mm, args.spacing_mm)
-        exact = job if models.precision == "fp32" else dataclasses.replace(job, models=_models(args, device, "fp32"))
+
+        def exact() -> Job:
+            return job if models.precision == "fp32" else replace(job, models=_models(args, device, "fp32"))
+
         figures = {"command": args.told, "comparison": compare(job, exact, args.steps, args.repeats)}
         if args.enough_steps:
             figures["steps"] = enough_steps(job, args.enough_steps, args.steps)

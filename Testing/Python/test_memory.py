@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import weakref
 
 import pytest
 import torch
@@ -70,6 +71,69 @@ def test_then_it_is_tried_in_half_precision(half):
     assert idle.places == ["cpu", "cuda"]
     assert len(notes) == 1
     assert "half precision" in notes[0]
+
+
+def test_networks_that_are_halved_already_are_not_tried_in_half_precision(half):
+    idle, notes = Moved(), []
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        with_memory_fallback(Full(3), GPU, notes, [idle], halvable=False)
+    assert (half, notes, idle.places) == ([], [], ["cpu", "cuda"])
+
+
+def test_what_a_failed_try_held_is_gone_before_the_networks_come_back(half):
+    class Activations:
+        pass
+
+    alive, on_return = [], []
+
+    class Returning(Moved):
+        def to(self, device):
+            on_return.extend(reference() for reference in alive if torch.device(device).type == "cuda")
+            return super().to(device)
+
+    def run():
+        activations = Activations()
+        alive.append(weakref.ref(activations))
+        raise torch.cuda.OutOfMemoryError("full")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        with_memory_fallback(run, GPU, [], [Returning()])
+    assert on_return == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_a_full_gpu_has_many_names(half, message):
+    tries = []
+
+    def run():
+        tries.append(message)
+        if len(tries) == 1:
+            raise RuntimeError(message)
+        return "done"
+
+    assert with_memory_fallback(run, GPU, [], [Moved()]) == "done"
+    with pytest.raises(DeviceError, match="out of memory"), clear_memory_errors(GPU):
+        raise RuntimeError(message)
+
+
+def test_another_error_is_not_tried_again(half):
+    tries = []
+
+    def run():
+        tries.append(1)
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        with_memory_fallback(run, GPU, [], [Moved()])
+    assert len(tries) == 1
 
 
 def test_a_gpu_that_stays_full_is_told_and_the_networks_come_back(half):

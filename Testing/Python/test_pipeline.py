@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import traceback
+import weakref
 
 import pytest
 
@@ -40,6 +42,29 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_worked_on():
 
     outcomes = pipelined(range(3), lambda n: read[n].set(), work, write)
     assert list(outcomes) == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_what_a_failed_item_held_is_gone_before_the_next_is_worked_on():
+    """The errors are kept, by the pipeline and by whoever asks; a network's activations must not be."""
+
+    class Activations:
+        pass
+
+    alive = []
+
+    def work(n, _):
+        assert [reference() for reference in alive] == [None] * n
+        activations = Activations()
+        alive.append(weakref.ref(activations))
+        try:
+            raise RuntimeError("full")
+        except RuntimeError as error:
+            raise ValueError(f"item {n}") from error
+
+    outcomes = list(pipelined(range(4), lambda n: n, work, None))
+    assert [str(error) for _, error in outcomes] == [f"item {n}" for n in range(4)]
+    told = "".join(traceback.format_exception(outcomes[0][1]))
+    assert "in work" in told, "where it went wrong can still be told"
 
 
 def test_at_most_three_are_held():
