@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -107,6 +107,12 @@ class Quantizer(nn.Module):
         return torch.cat(pieces).view(rows_BDHWC.shape[:-1])
 
 
+def _activated(norm: nn.Module, x_BCDHW: Tensor) -> Tensor:
+    """norm-SiLU; without gradients in place, because at 128^3 every tensor more takes 800 MB of a GPU."""
+    h = norm(x_BCDHW)
+    return functional.silu(h, inplace=h is not x_BCDHW and not torch.is_grad_enabled())
+
+
 class ResBlock(nn.Module):
     """norm-SiLU-conv twice, added to the (projected) input."""
 
@@ -120,8 +126,10 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
-        h = self.conv1(functional.silu(self.norm1(x_BCDHW)))
-        return self.shortcut(x_BCDHW) + self.conv2(functional.silu(self.norm2(h)))
+        h = self.conv1(_activated(self.norm1, x_BCDHW))
+        h = _activated(self.norm2, h)  # by the same name, so that what was normalized is let go of
+        h = self.conv2(h)
+        return self.shortcut(x_BCDHW) + h
 
 
 class Downsample(nn.Module):
@@ -173,8 +181,9 @@ class Level(nn.Module):
         self.downsample = Downsample(widths[-1]) if down else nn.Identity()
         self.upsample = UPSAMPLINGS[up](widths[-1]) if up else nn.Identity()
 
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        return self.upsample(self.downsample(self.block(x_BCDHW)))
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Its parts, one by one: who calls them holds no tensor longer than needed."""
+        yield from (*self.block, self.downsample, self.upsample)
 
 
 class Middle(nn.Module):
@@ -210,9 +219,10 @@ class Encoder(nn.Module):
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         h = self.conv_in(x_BCDHW)
-        for level in self.down:
-            h = level(h)
-        return self.conv_out(functional.silu(self.norm_out(self.mid(h))))
+        for part in chain.from_iterable(self.down):
+            h = part(h)
+        h = self.mid(h)
+        return self.conv_out(_activated(self.norm_out, h))
 
 
 class Decoder(nn.Module):
@@ -236,9 +246,9 @@ class Decoder(nn.Module):
 
     def forward(self, z_BCDHW: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z_BCDHW))
-        for level in reversed(self.up):
-            h = level(h)
-        return self.conv_out(functional.silu(self.norm_out(h)))
+        for part in chain.from_iterable(reversed(self.up)):
+            h = part(h)
+        return self.conv_out(_activated(self.norm_out, h))
 
 
 class VQGAN(nn.Module):

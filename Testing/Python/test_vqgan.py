@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from LesionDiffusionLib.networks import vqgan
 from LesionDiffusionLib.networks.vqgan import VQGAN, Quantizer, VQGANConfig
@@ -147,3 +149,57 @@ def test_config_refuses(changes, message):
 def test_encode_refuses(shape):
     with pytest.raises(ValueError, match=r"expects \(B, 1, D, H, W\) with sizes >= 2, got"):
         VQGAN(TINY).encode(torch.zeros(shape))
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, and remembers the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}  # storage -> tensors on it
+        self.bytes = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor) and not any(tensor is given for given in args):
+                self._count(tensor)
+        return out
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        self.alive[key] = self.alive.get(key, 0) + 1
+        if self.alive[key] == 1:
+            self.bytes += size
+            self.most = max(self.most, self.bytes)
+        weakref.finalize(tensor, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.alive[key] -= 1
+        if self.alive[key] == 0:
+            self.bytes -= size
+
+
+def test_encoding_and_decoding_hold_three_full_tensors_at_most():
+    """At the released size one is 768 MiB, and a GPU of 4 GB has the other networks to hold besides."""
+    network, size = VQGAN(VQGANConfig(channels=32, codebook_size=8)), 32
+    full = 32 * size**3 * 4
+    with torch.no_grad(), PeakBytes() as peak:
+        z = network.encode(torch.randn(1, 1, size, size, size))
+    assert 2 * full < peak.most < 3.2 * full
+    with torch.no_grad(), PeakBytes() as peak:
+        network.decode(z)
+    assert 2 * full < peak.most < 3.2 * full
+
+
+def test_without_gradients_the_same_comes_out():
+    for groups in (4, 0):  # without norms nothing may be changed in place
+        network, x = VQGAN(VQGANConfig(channels=8, norm_groups=groups)), torch.randn(1, 1, 8, 8, 8)
+        kept = x.clone()
+        with torch.no_grad():
+            z = network.encode(x)
+            decoded = network.decode(z)
+        assert torch.equal(x, kept)
+        assert torch.equal(z, network.encode(x))
+        assert torch.equal(decoded, network.decode(z.clone()))
