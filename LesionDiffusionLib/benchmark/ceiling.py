@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,19 +18,23 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype = torch.float32) -> f
     """Best of several square matrix products, in 10^12 operations a second."""
     edge = EDGES.get(device.type, 2048)
     a = torch.randn(edge, edge, device=device, dtype=dtype)
+    return 2 * edge**3 / fastest_seconds(lambda: a @ a, device) / 1e12
+
+
+def fastest_seconds(compute: Callable[[], object], device: torch.device) -> float:
+    """Best of several, after one to warm up."""
     seconds = []
-    for _ in range(REPEATS + 1):  # the first one warms up
+    for _ in range(REPEATS + 1):
         synchronize(device)
         started = time.perf_counter()
-        a @ a
+        compute()
         synchronize(device)
         seconds.append(time.perf_counter() - started)
-    return 2 * edge**3 / min(seconds[1:]) / 1e12
+    return min(seconds[1:])
 
 
-def forward_tflop(backbone: torch.nn.Module, x_BCDHW: torch.Tensor, context_BNC: torch.Tensor) -> float:
+def forward_tflop(backbone: Callable[..., object], *inputs: torch.Tensor) -> float:
     """Operations (10^12) of one evaluation: convolutions, matrix products and attention."""
-    timesteps = torch.zeros(len(x_BCDHW), dtype=torch.long, device=x_BCDHW.device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        backbone(x_BCDHW, timesteps, context_BNC)
+        backbone(*inputs)
     return counter.get_total_flops() / 1e12

@@ -6,16 +6,19 @@ import dataclasses
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from LesionDiffusionLib import __version__
-from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
+from LesionDiffusionLib.benchmark.ceiling import fastest_seconds, forward_tflop, matmul_tflops
 from LesionDiffusionLib.benchmark.job import Job
 from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
-from LesionDiffusionLib.devices import PRECISIONS, describe_device
+from LesionDiffusionLib.devices import PRECISIONS, describe_device, repeatable
+from LesionDiffusionLib.diffusion.denoiser import Backbone
+from LesionDiffusionLib.memory import is_out_of_memory
 from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -30,20 +33,20 @@ class Row:
     Attributes:
         name: what was measured.
         seconds: per stage.
-        ratio: how many times faster than the released way.
+        ratio: how many times faster than the released way; None where that does not fit into the memory.
         tflops: 10^12 operations a second of LMNet and LINet while they sample.
         share_of_ceiling: of the matrix products this device reaches.
         peak_memory_mib: see `Outcome`.
-        difference_hu: mean absolute difference to the released way inside the lesion.
+        difference_hu: mean absolute difference to the released way inside the lesion; None likewise.
     """
 
     name: str
     seconds: dict[str, float]
-    ratio: float
+    ratio: float | None
     tflops: float
     share_of_ceiling: float
     peak_memory_mib: dict[str, int]
-    difference_hu: float
+    difference_hu: float | None
 
 
 def compare(
@@ -66,26 +69,38 @@ def compare(
     other_seed = our_way(job, dataclasses.replace(same, seed=seed + 1))
     exact = make_exact()
     unrounded = ours if exact is job else our_way(exact, same)
-    slow = released_way(exact, same)
-    ceiling = matmul_tflops(job.models.device, PRECISIONS[job.models.precision])
-    ways = (
-        (f"released way, DDIM {steps}", slow, same),
-        (f"ours, DDIM {steps}", ours, same),
-        ("ours, defaults", fast, defaults),
-    )
-    rows = [_row(name, way, slow, sampling_tflop(job.models, settings), ceiling) for name, way, settings in ways]
+    slow = _where_it_fits(exact, same)
+    used = {job.models.precision, "fp32"}
+    ceilings = {name: matmul_tflops(job.models.device, PRECISIONS[name]) for name in used}
+    ceiling = ceilings[job.models.precision]
+    ways = [(f"ours, DDIM {steps}", ours, same, ceiling), ("ours, defaults", fast, defaults, ceiling)]
+    if slow is not None:
+        ways.insert(0, (f"released way, DDIM {steps}", slow, same, ceilings["fp32"]))
+    rows = [_row(name, way, slow, sampling_tflop(job.models, told), most) for name, way, told, most in ways]
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "matmul_tflops": ceiling,
+        "forwards": bare_forwards(job.models, ceiling),
         "seed_to_seed_hu": _difference_hu(other_seed, ours),
         "rounding_hu": _difference_hu(unrounded, ours),  # ours in its precision against ours in float32, same steps
         "environment": environment(job),
     }
 
 
-def _row(name: str, way: Outcome, slow: Outcome, tflop: float, ceiling: float) -> Row:
+def _where_it_fits(exact: Job, settings: Settings) -> Outcome | None:
+    """The released way; None where the memory is too small for a whole volume, which is no reason to tell nothing."""
+    try:
+        return released_way(exact, settings)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _row(name: str, way: Outcome, slow: Outcome | None, tflop: float, ceiling: float) -> Row:
     tflops = tflop / sum(way.seconds[stage] for stage in SAMPLED)
-    ratio, difference_hu = slow.total_seconds / way.total_seconds, _difference_hu(way, slow)
+    ratio = None if slow is None else slow.total_seconds / way.total_seconds
+    difference_hu = None if slow is None else _difference_hu(way, slow)
     return Row(name, way.seconds, ratio, tflops, tflops / ceiling, way.peak_memory_mib, difference_hu)
 
 
@@ -108,21 +123,47 @@ def environment(job: Job) -> dict[str, Any]:
     }
 
 
-def sampling_tflop(models: Models, settings: Settings) -> float:
-    """Operations (10^12) of all evaluations of LMNet and LINet in one synthesis."""
-    total = 0.0
-    downsampling = models.linet.codec.downsampling
-    parts = (
-        (models.lmnet, models.bundle.manifest.lmnet, 1),
-        (models.linet, models.bundle.manifest.linet, downsampling),
-    )
-    for network, spec, divisor in parts:
-        options = settings.for_network(spec.sampling)
+class Forward(NamedTuple):
+    """One evaluation of a network, for one sample."""
+
+    backbone: Backbone
+    inputs: tuple[Tensor, Tensor, Tensor]
+    sampling: SamplingOptions
+
+
+def forwards(models: Models) -> dict[str, Forward]:
+    """LMNet's and LINet's evaluations."""
+    parts = {
+        "LMNet": (models.lmnet, models.bundle.manifest.lmnet, 1),
+        "LINet": (models.linet, models.bundle.manifest.linet, models.linet.codec.downsampling),
+    }
+    found = {}
+    for name, (network, spec, divisor) in parts.items():
         edges = [n // divisor for n in network.window.shape]
         x = torch.zeros(1, spec.unet.in_channels, *edges, device=models.device)
         context = torch.zeros(1, 8, spec.unet.context_dim, device=models.device)
-        total += evaluations(options) * forward_tflop(network.denoiser.backbone, x, context)
-    return total
+        timesteps = torch.zeros(1, dtype=torch.long, device=models.device)
+        found[name] = Forward(network.denoiser.backbone, (x, timesteps, context), spec.sampling)
+    return found
+
+
+def bare_forwards(models: Models, ceiling: float) -> dict[str, dict[str, float]]:
+    """How near a single evaluation of each network comes to the ceiling (TFLOP/s)."""
+    told = {}
+    for name, (backbone, inputs, _) in forwards(models).items():
+        tflop = forward_tflop(backbone, *inputs)
+        with torch.inference_mode(), repeatable():
+            seconds = fastest_seconds(lambda run=backbone, given=inputs: run(*given), models.device)
+        told[name] = {"tflop": tflop, "tflops": tflop / seconds, "share_of_ceiling": tflop / seconds / ceiling}
+    return told
+
+
+def sampling_tflop(models: Models, settings: Settings) -> float:
+    """Operations (10^12) of all evaluations of LMNet and LINet in one synthesis."""
+    return sum(
+        evaluations(settings.for_network(sampling)) * forward_tflop(backbone, *inputs)
+        for backbone, inputs, sampling in forwards(models).values()
+    )
 
 
 def evaluations(options: SamplingOptions) -> int:

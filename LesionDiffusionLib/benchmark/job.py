@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,8 @@ class Sizes:
     lmnet: UNetConfig = UNetConfig(4, 1, 16)
     linet: UNetConfig = UNetConfig(5, 4, 128, num_res_blocks=2)
     vqgan: VQGANConfig = VQGANConfig()
-    edge: int = 128
+    lmnet_shape: tuple[int, int, int] = (64, 152, 152)
+    edge: int = 128  # of LINet's window
     spacing_mm: float = 1.0
     text_tower: bool = True
 
@@ -103,6 +104,7 @@ def random_models(device: torch.device, sizes: Sizes | None = None, precision: s
     sizes = sizes or Sizes()
     sampling = SamplingOptions("dpmpp", 20, 2.5)
     window = WindowRule((sizes.edge,) * 3, sizes.spacing_mm, sizes.spacing_mm)
+    mask_window = replace(window, shape=sizes.lmnet_shape)
     mask_rule = LatentMask()
     manifest = Manifest(
         format=1,
@@ -110,7 +112,7 @@ def random_models(device: torch.device, sizes: Sizes | None = None, precision: s
         title="for measuring speed",
         license="MIT",
         autoencoder=AutoencoderSpec("", sizes.vqgan, (0.0,) * 4, (1.0,) * 4),
-        lmnet=LMNetSpec("", sizes.lmnet, "epsilon", window, sampling, True, 0.5),
+        lmnet=LMNetSpec("", sizes.lmnet, "epsilon", mask_window, sampling, True, 0.5),
         linet=LINetSpec("", sizes.linet, "epsilon", window, sampling, True, mask_rule),
         text=TextSpec("vocabulary", "report", ("liver",)),
         files={},
@@ -132,7 +134,7 @@ def random_models(device: torch.device, sizes: Sizes | None = None, precision: s
     return Models(
         Bundle(Path(), manifest),
         device,
-        LMNet(lmnet, window, null),
+        LMNet(lmnet, mask_window, null),
         LINet(linet, codec, window, mask_rule, null),
         text,
         text,

@@ -30,14 +30,24 @@ def _comparison(comparison: dict[str, Any]) -> str:
         seconds = [row["seconds"].get(stage, 0.0) for stage in STAGES]
         memory = ", ".join(f"{where} {mib}" for where, mib in row["peak_memory_mib"].items())
         cells = [row["name"], *(f"{s:.2f}" for s in seconds), f"{sum(row['seconds'].values()):.2f}"]
-        cells += [f"{row['ratio']:.1f}", f"{row['tflops']:.3f}", f"{row['share_of_ceiling']:.0%}", memory]
-        rows.append([*cells, f"{row['difference_hu']:.1f}"])
+        cells += [_told(row["ratio"]), f"{row['tflops']:.3f}", f"{row['share_of_ceiling']:.0%}", memory]
+        rows.append([*cells, _told(row["difference_hu"])])
+    missing = "" if len(rows) == 3 else "\nThe released way does not fit into the memory: no ratio, no difference.\n"
+    bare = ", ".join(
+        f"{name} {one['tflop']:.3f} TFLOP at {one['tflops']:.3f} TFLOP/s, {one['share_of_ceiling']:.0%}"
+        for name, one in comparison["forwards"].items()
+    )
     note = (
         f"\nCeiling: matrix products at {comparison['matmul_tflops']:.3f} TFLOP/s. dHU: mean absolute difference to "
         f"the released way inside the lesion; from one seed to another it is {comparison['seed_to_seed_hu']:.1f} HU, "
-        f"from float32 to our precision {comparison['rounding_hu']:.1f} HU.\n"
+        f"from float32 to our precision {comparison['rounding_hu']:.1f} HU. "
+        f"One evaluation of one sample: {bare} of the ceiling.\n"
     )
-    return _table(head, rows) + note
+    return _table(head, rows) + missing + note
+
+
+def _told(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.1f}"
 
 
 def _steps(steps: dict[str, Any]) -> str:

@@ -10,12 +10,14 @@ import pytest
 import torch
 from patients import fake_models, tiny_bundle
 
+from LesionDiffusionLib.benchmark import comparison
 from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
 from LesionDiffusionLib.benchmark.comparison import compare, evaluations, sampling_tflop
 from LesionDiffusionLib.benchmark.growth import lesions_per_minute
 from LesionDiffusionLib.benchmark.job import Sizes, make_job, random_models
 from LesionDiffusionLib.benchmark.paths import our_way, released_way
 from LesionDiffusionLib.benchmark.steps import enough_steps
+from LesionDiffusionLib.benchmark.tables import as_markdown
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.networks.unet import UNetConfig
@@ -27,7 +29,7 @@ from LesionDiffusionLib.scripts.cli import main
 CPU = torch.device("cpu")
 COARSE_MM = 5.0
 UNETS = [UNetConfig(n, out, 16, (1, 2), 1, (2,), 32, 32, norm_groups=8) for n, out in ((4, 1), (5, 4))]
-SMALL = Sizes(*UNETS, VQGANConfig(16, codebook_size=32), edge=16, spacing_mm=6.0, text_tower=False)
+SMALL = Sizes(*UNETS, VQGANConfig(16, codebook_size=32), (8, 16, 16), edge=16, spacing_mm=6.0, text_tower=False)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ class Conv(torch.nn.Module):
 
 
 def test_operations_are_counted_as_in_the_closed_form():
-    counted = forward_tflop(Conv(), torch.zeros(2, 3, 4, 6, 8), torch.zeros(2, 1, 4))
+    counted = forward_tflop(Conv(), torch.zeros(2, 3, 4, 6, 8), torch.zeros(2), torch.zeros(2, 1, 4))
     assert counted == pytest.approx(2 * 2 * 5 * 3 * 27 * 4 * 6 * 8 / 1e12)
 
 
@@ -102,6 +104,23 @@ def test_the_table_is_json_and_its_reference_is_the_released_way(job):
     assert same["ratio"] == pytest.approx(sum(released["seconds"].values()) / sum(same["seconds"].values()))
     assert defaults["name"] == "ours, defaults"
     assert figures["seed_to_seed_hu"] > 0
+    for name, x in (("LMNet", (1, 4, 8, 16, 16)), ("LINet", (1, 5, 8, 8, 8))):
+        bare, network = figures["forwards"][name], getattr(job.models, name.lower()).denoiser.backbone
+        expected = forward_tflop(network, torch.zeros(x), torch.zeros(1), torch.zeros(1, 8, 32))
+        assert bare["tflop"] == pytest.approx(expected)
+        assert bare["share_of_ceiling"] == pytest.approx(bare["tflops"] / figures["matmul_tflops"])
+
+
+def test_a_memory_too_small_for_the_whole_volume_still_tells_of_ours(job, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(comparison, "released_way", full)
+    figures = json.loads(json.dumps(compare(job, lambda: job, steps=4, repeats=1)))
+    assert [(row["name"].split(",")[0], row["ratio"]) for row in figures["rows"]] == [("ours", None)] * 2
+    text = as_markdown({"comparison": figures})
+    assert "The released way does not fit into the memory" in text
+    assert "One evaluation of one sample: LMNet" in text
 
 
 def test_as_many_steps_of_the_same_sampler_differ_less_than_another_seed(tmp_path):
