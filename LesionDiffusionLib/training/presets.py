@@ -34,12 +34,21 @@ _LINET = UNetConfig(5, 4, 128, (1, 2, 4), 2, (4,), 32, 512)
 # The paper tells no number of steps. Taken from the released code: 2000 samples an epoch, on the paper's four GPUs.
 _STEPS, _VQGAN_STEPS = 1000 * 2000 // 4, 60 * 2000 // 4
 _PAPER = LoopOptions(  # its "momentum of 0.99" is read as AdamW's first beta
-    _STEPS, 1, 1e-4, 1, "constant", (0.99, 0.999), ema_decay=0.9999, report_every=10, checkpoint_every=1000
+    _STEPS,
+    1,
+    1e-4,
+    1,
+    "constant",
+    (0.99, 0.999),
+    ema_decay=0.9999,
+    report_every=10,
+    checkpoint_every=1000,
+    preview_every=5000,
 )
 _RELEASED = dataclasses.replace(_PAPER, betas=(0.9, 0.999), weight_decay=0.01, clip=1e9)
 _DDIM200 = SamplingOptions("ddim", 200, 2.5)
 _SMALL_LMNET = UNetConfig(4, 1, 16, (1, 2, 4), 1, (4,), 32, 128, norm_groups=8, context_in_embedding=True)
-_SMALL = LoopOptions(3000, 2, 1e-3, ema_decay=0.998, seed=1)
+_SMALL = LoopOptions(3000, 2, 1e-3, ema_decay=0.998, seed=1, preview_every=500)
 _SMALL_SAMPLING = SamplingOptions("dpmpp", 10, 2.0, lowest_timestep=300)
 _SMALL_TEXT = TextOptions("vocabulary")
 _NO_DROP = TextOptions("biomedclip", "released", 0.0, 0.0)
@@ -95,7 +104,7 @@ PRESETS: dict[str, dict[str, Training]] = {
         "vqgan": VQGANTraining(
             VQGANConfig(channels=16, channel_multipliers=(1, 2, 2), norm_groups=0, upsampling="transposed"),
             WindowRule((48, 48, 48), 0.5, 5.0, 24),
-            LoopOptions(steps=700, batch=2, learning_rate=6e-4),
+            LoopOptions(steps=700, batch=2, learning_rate=6e-4, preview_every=100),
             VQGANLosses(l1=1.0, l2=4.0),
             crop=32,
             whole_every=0,
