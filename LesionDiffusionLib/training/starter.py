@@ -304,9 +304,8 @@ Measured below: of the fluid-like lesions three in ten (phantom) and four in ten
 without contrast they lie below it, in enhanced organs above. LINet is told to change what is there; it knows where
 that lies, but not exactly. For the same reason isodense lesions come out some 20 HU too dark in livers, and a little
 too bright in fat. In the phantom's enhanced liver an ill-defined margin is wider than a well-defined one in two of
-three pairs only; edges called well-defined are 2 to 3 mm wide where the rules draw 1.5. In walls beside fat, as of the
-colon, soft tissue may come out too dense. Shapes called irregular are only mildly so. One lesion in five (real scan:
-one in ten) misses its size by over a quarter, in walls of hollow organs.
+three pairs only; edges called well-defined are 2 to 3 mm wide where the rules draw 1.5. Shapes called irregular are
+only mildly so. One lesion in five (real scan: one in ten) misses its size by over a quarter, in walls of hollow organs.
 """
 
 
