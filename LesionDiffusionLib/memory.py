@@ -79,13 +79,13 @@ def with_memory_fallback(
     """
     if device.type != "cuda":
         return run()
-    with _passing_full_memory():
+    with passing_full_memory():
         return run()
     try:
         for network in idle:
             network.to("cpu")
         torch.cuda.empty_cache()
-        with _passing_full_memory() if halvable else contextlib.nullcontext():
+        with passing_full_memory() if halvable else contextlib.nullcontext():
             result = run()
             notes.append("the GPU's memory was full; idle networks waited in main memory")
             return result
@@ -104,7 +104,7 @@ def with_memory_fallback(
 
 
 @contextlib.contextmanager
-def _passing_full_memory() -> Iterator[None]:
+def passing_full_memory() -> Iterator[None]:
     """Let a full memory pass, and with it all that the error holds."""
     try:
         yield

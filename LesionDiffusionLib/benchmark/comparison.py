@@ -18,7 +18,7 @@ from LesionDiffusionLib.benchmark.job import Job
 from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
 from LesionDiffusionLib.devices import PRECISIONS, describe_device, repeatable
 from LesionDiffusionLib.diffusion.denoiser import Backbone
-from LesionDiffusionLib.memory import is_out_of_memory
+from LesionDiffusionLib.memory import passing_full_memory
 from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -89,12 +89,9 @@ def compare(
 
 def _where_it_fits(exact: Job, settings: Settings) -> Outcome | None:
     """The released way; None where the memory is too small for a whole volume, which is no reason to tell nothing."""
-    try:
+    with passing_full_memory():
         return released_way(exact, settings)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+    return None
 
 
 def _row(name: str, way: Outcome, slow: Outcome | None, tflop: float, ceiling: float) -> Row:

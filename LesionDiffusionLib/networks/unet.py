@@ -153,8 +153,9 @@ class UNet3D(nn.Module):
         embedding_BC = self.time_embed(timestep_embedding(timesteps_B, self.config.model_channels).to(dtype))
         if self.config.context_in_embedding:
             embedding_BC = embedding_BC + self.context_embed(context_BNC.to(dtype).mean(dim=1))
+        level = self._level(x_BCDHW) if self.config.takes_off_level or self.config.level_in_embedding else None
         if self.config.level_in_embedding:
-            embedding_BC = embedding_BC + self.level_embed(self._level(x_BCDHW).flatten(1).to(dtype))
+            embedding_BC = embedding_BC + self.level_embed(level.flatten(1).to(dtype))
         context_BNC = self._project_context(context_BNC, dtype)
         h = x_BCDHW.to(dtype)
         skips = []
@@ -168,7 +169,7 @@ class UNet3D(nn.Module):
         if not self.config.takes_off_level:
             return output
         said, share = output.split([self.config.out_channels, 1], dim=1)
-        return said - share * self._level(x_BCDHW).to(said.dtype)
+        return said - share * level.to(said.dtype)
 
     def _level(self, x_BCDHW: Tensor) -> Tensor:
         """Weighted mean of what is shown (B, out_channels, 1, 1, 1); 0 where nothing has weight."""
