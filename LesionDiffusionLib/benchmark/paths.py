@@ -8,6 +8,7 @@ takes what is decoded; it keeps no text between two uses, so every step pays for
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from LesionDiffusionLib.devices import repeatable, synchronize
 from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser, Prediction
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
-from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
+from LesionDiffusionLib.geometry import Box, Geometry
 from LesionDiffusionLib.image_stage import inpaint
 from LesionDiffusionLib.memory import peak_memory_mib
 from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
@@ -110,8 +111,9 @@ def _sample_mask(run: Run, noise: SampleNoise) -> None:
 def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray:
     """As released: the whole volume's latent, in which the lesion's window is sampled anew."""
     linet, patient = run.models.linet, run.ct.geometry
-    whole, window = _whole_grid(run, mask)
-    latent = linet.codec.downsampling
+    latent, spacing_mm = linet.codec.downsampling, linet.window.spacing_for(run.plan.report.size_mm)
+    near = window_grid(patient, Box.bounding(mask).center_vox, spacing_mm, linet.window.shape)
+    whole, window = whole_around(near, patient, latent)
     latents = (..., *(slice(a // latent, b // latent) for a, b in zip(window.start, window.stop, strict=True)))
     with run.stage("encode"):
         z = linet.codec.encode(sample(run.ct, whole), run.models.device)
@@ -127,23 +129,17 @@ def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray
         return sample_home(decoded, whole, patient, box)[mask[box.slices]]
 
 
-def _whole_grid(run: Run, mask: np.ndarray) -> tuple[Geometry, Box]:
-    """The whole volume in the network's voxels, and the network's window around the lesion, at voxels of latents."""
-    patient, rule = run.ct.geometry, run.models.linet.window
-    latent = run.models.linet.codec.downsampling
-    spacing_mm = rule.spacing_for(run.plan.report.size_mm)
-    size_mm = reversed(axes_to_size(patient, Box.whole(patient.shape).size_mm(patient)))  # along D, H, W
-    shape = tuple(
-        max(edge, latent * int(np.ceil(size / spacing_mm / latent)))
-        for edge, size in zip(rule.shape, size_mm, strict=True)
-    )
-    whole = window_grid(patient, tuple((n - 1) / 2 for n in patient.shape), spacing_mm, shape)
-    center = box_on_grid(Box.bounding(mask), patient, whole).center_vox
-    start = tuple(
-        int(np.clip(latent * round((c - edge / 2) / latent), 0, n - edge))
-        for c, edge, n in zip(center, rule.shape, shape, strict=True)
-    )
-    return whole, Box(start, tuple(a + edge for a, edge in zip(start, rule.shape, strict=True)))
+def whole_around(window: Geometry, patient: Geometry, latent: int) -> tuple[Geometry, Box]:
+    """``window`` extended by whole latents of ``latent`` voxels until it covers ``patient``, and where it lies in that.
+
+    Voxel by voxel it stays the same window, so that the same noise falls on the same tissue whether a window or the
+    whole volume is encoded.
+    """
+    volume = box_on_grid(Box.whole(patient.shape), patient, window)
+    before = tuple(latent * max(0, math.ceil(-first / latent)) for first in volume.start)
+    stop = tuple(latent * math.ceil(max(ends) / latent) for ends in zip(volume.stop, window.shape, strict=True))
+    whole = window.cropped(Box(tuple(-n for n in before), stop))
+    return whole, Box(before, tuple(n + edge for n, edge in zip(before, window.shape, strict=True)))
 
 
 class _Forgetful:

@@ -69,7 +69,9 @@ def save_trained(folder: Path, network: str, training: Training, tensors: Mappin
         partial = folder / (WEIGHTS + ".part")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
         os.replace(partial, folder / WEIGHTS)
-        (folder / RUN).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial = folder / (RUN + ".part")
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, folder / RUN)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"could not write the weights to {folder}: {error}; make room and run the same command with --resume"

@@ -19,6 +19,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 DECAYS = ("cosine", "constant")
 FINAL_RATE = 0.02  # of the peak, at the end of the cosine
 MEMORY = 0.98  # of the running means of the losses
+SMALLEST_SCALE = 2.0**-14  # of an fp16 loss: who cannot compute a gradient this small has a NaN in it
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,12 @@ class _Training:
         self.ema = Ema(self.module, options.ema_decay) if options.ema_decay else None
         self.means: dict[str, float] = {}
         self.done = 0
+        self.seconds_before, self.started = 0.0, time.monotonic()
 
     def state(self) -> dict:
         state = {"done": self.done, "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {"scaler": self.scaler.state_dict(), "means": self.means}
+        state["seconds"] = self.seconds_before + time.monotonic() - self.started
         return state if self.ema is None else state | {"ema": self.ema.shadow, "updates": self.ema.updates}
 
     def restore(self, state: dict | None) -> None:
@@ -159,6 +162,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.done, self.means = state["done"], state["means"]
+        self.seconds_before = state.get("seconds", 0.0)  # checkpoints of earlier editions do not tell
         if self.ema is not None:
             self.ema.shadow, self.ema.updates = state["ema"], state["updates"]
 
@@ -178,6 +182,8 @@ class _Training:
         norm = self._clipped()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise FloatingPointError("the gradient stays infinite or NaN however small the loss is made")
         if self.ema is not None:
             self.ema.update(self.module)
         for name, value in raw.items():
@@ -237,7 +243,7 @@ def optimize(
     training.restore(checkpoint.load(training.device) if checkpoint else None)
     ranks.require_same_step(training.done, training.device)
     generator = torch.Generator()
-    started, first = time.monotonic(), training.done
+    first = training.done
     while training.done < options.steps:
         step = training.done
         try:
@@ -247,7 +253,7 @@ def optimize(
             raise TrainingError(f"{error} at step {step}{kept}; lower the learning rate") from error
         done = training.done
         if done % options.report_every == 0 or done == options.steps:
-            left = (time.monotonic() - started) / (done - first) * (options.steps - done)
+            left = (time.monotonic() - training.started) / (done - first) * (options.steps - done)
             rate = options.rate_at(step)
             report(StepReport(done, options.steps, dict(training.means), raw, rate, norm, left))
         if checkpoint and ranks.rank() == 0 and (done % options.checkpoint_every == 0 or done == options.steps):

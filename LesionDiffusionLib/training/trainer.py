@@ -7,25 +7,21 @@ import hashlib
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.errors import DatasetError, OutputError, SettingsError, TrainingError
-from LesionDiffusionLib.intensity import to_network
 from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.networks.lpips import LPIPS
-from LesionDiffusionLib.networks.text_tower import TextEncoder
+from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
-from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.build import (
     denoiser_tensors,
@@ -41,17 +37,14 @@ from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, 
 from LesionDiffusionLib.training.loop import Objective, optimize
 from LesionDiffusionLib.training.monitor import Monitor
 from LesionDiffusionLib.training.prepared import MANIFEST, PreparedCases
+from LesionDiffusionLib.training.previews import Pictures, linet_row, lmnet_row, previewing, vqgan_row
 from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, PreparedWindows
-from LesionDiffusionLib.training.train_denoisers import context_of, linet_objective, lmnet_objective
+from LesionDiffusionLib.training.train_denoisers import linet_objective, lmnet_objective
 from LesionDiffusionLib.training.train_vqgan import vqgan_objective
 
 # Settings that change no weight: they may differ when a training goes on.
 UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "sampling", "threshold", "activation_checkpointing")
-PREVIEW_CASES, PREVIEW_SAMPLING = 3, SamplingOptions("dpmpp", 10, 1.0)
 STATISTICS_CASES = 64  # whose latents tell mean and standard deviation
-SOFT_TISSUE = (0.35, 0.85)  # network values shown in previews: -100 to 233 HU
-
-Pictures = Callable[[int, list[list[np.ndarray]]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +62,7 @@ class Inputs:
     data: Path
     device: torch.device
     autoencoder: Part | None = None
-    text: TextEncoder | None = None
+    text: BiomedCLIPTextEncoder | None = None
     lpips: LPIPS | None = None
 
 
@@ -91,7 +84,6 @@ def train(
     Raises:
         TrainingError, OutputError, DatasetError, SettingsError: see `optimize` and the rooms that read.
     """
-    started = time.time()
     cases = usable_cases(training, inputs.data)
     checkpoint = Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
     first = (checkpoint.load() or {"done": 0})["done"]
@@ -108,7 +100,7 @@ def train(
         "command": told,
         "steps": training.loop.steps,
         "seed": training.loop.seed,
-        "seconds": round(time.time() - started),
+        "seconds": round(checkpoint.load()["seconds"]),  # of all its sessions
     }
     facts |= {"versions": {"torch": torch.__version__, "python": platform.python_version()}}
     facts |= {"data": _data_told(inputs.data, len(cases)), **job.facts}
@@ -157,17 +149,9 @@ def _vqgan_job(training: VQGANTraining, inputs: Inputs, cases: PreparedCases, sh
     model = make_vqgan(training).to(inputs.device)
     windows = PreparedWindows(cases, training.window)
     shown = PreparedWindows(_shown(cases, training), training.window)
-
-    def preview(step: int) -> None:
-        rows = []
-        for n in range(min(PREVIEW_CASES, len(shown))):
-            x = torch.from_numpy(to_network(shown[n]))
-            decoded = model(x[None, None].to(inputs.device))[0][0, 0].float().cpu()
-            rows.append([_gray(_middle(image.numpy())) for image in (x, decoded)])
-        show(step, rows)
-
     objective = vqgan_objective(model, windows, training, inputs.lpips)
-    return Job(dataclasses.replace(objective, preview=preview), model_state, {})
+    row = partial(vqgan_row, model, shown, inputs.device)
+    return Job(dataclasses.replace(objective, preview=previewing(show, len(shown), row)), model_state, {})
 
 
 def _lmnet_job(training: LMNetTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
@@ -175,17 +159,8 @@ def _lmnet_job(training: LMNetTraining, inputs: Inputs, cases: PreparedCases, sh
     source, shown = (
         PreparedMasks(c, training.window, training.text.spelling) for c in (cases, _shown(cases, training))
     )
-
-    def preview(step: int) -> None:
-        rows = []
-        for n in range(min(PREVIEW_CASES, len(shown))):
-            maps, m_0 = (part.to(inputs.device) for part in shown([n], [False]))
-            context = context_of(text, [shown.strings(n) or [""]], inputs.device)
-            *_, last = LMNet(denoiser, training.window).sample(maps, context, PREVIEW_SAMPLING, _noise(n))
-            slices = (_middle(a[0, 0].float().cpu().numpy()) for a in (m_0, last.x))
-            rows.append([_middle(maps[0, 1].cpu().numpy()), *slices])
-        show(step, rows)
-
+    row = partial(lmnet_row, LMNet(denoiser, training.window), text, shown, inputs.device)
+    preview = previewing(show, len(shown), row)
     objective = dataclasses.replace(lmnet_objective(denoiser, text, source, training), preview=preview)
     return Job(objective, lambda state: denoiser_tensors(state, denoiser), {})
 
@@ -202,18 +177,8 @@ def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, sh
         codec = normalizing(codec, PreparedImages(cases, training.window, spelling, codec), training.whitening)
     denoiser, text = _denoiser(training, inputs)
     source, shown = (PreparedImages(c, training.window, spelling, codec) for c in (cases, _shown(cases, training)))
-
-    def preview(step: int) -> None:
-        rows = []
-        linet = LINet(denoiser, codec, training.window, training.latent_mask)
-        for n in range(min(PREVIEW_CASES, len(shown))):
-            known, _, mask = (part.to(inputs.device) for part in shown([n], [False]))
-            context = context_of(text, [shown.strings(n) or [""]], inputs.device)
-            *_, last = linet.sample(known, mask, context, PREVIEW_SAMPLING, _noise(n))
-            images = (to_network(codec.decode(z)[0]) for z in (known, last.x))
-            rows.append([_middle(mask[0, 0].cpu().numpy()), *(_gray(_middle(image)) for image in images)])
-        show(step, rows)
-
+    linet = LINet(denoiser, codec, training.window, training.latent_mask)
+    preview = previewing(show, len(shown), partial(linet_row, linet, text, shown, inputs.device))
     objective = dataclasses.replace(linet_objective(denoiser, text, source, training), preview=preview)
     latents = {"shift": codec.shift.tolist(), "scale": codec.scale.tolist()}
     latents["fingerprint"] = fingerprint(inputs.autoencoder.tensors)
@@ -250,9 +215,18 @@ def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
         del settings["loop"]["steps"]  # then nothing depends on the end, and a training may be made longer
     settings["samples_per_step"] = settings["loop"].pop("batch") * ranks.world_size()
     settings["data"] = hashlib.sha256((inputs.data / MANIFEST).read_bytes()).hexdigest()
+    return settings | {name: fingerprint(tensors) for name, tensors in _frozen(training, inputs).items()}
+
+
+def _frozen(training: Training, inputs: Inputs) -> dict[str, Mapping[str, Tensor]]:
+    """The weights that decide what is learned without learning themselves."""
+    if isinstance(training, VQGANTraining):
+        return {"lpips": inputs.lpips.state_dict()} if training.losses.lpips and inputs.lpips else {}
+    heard = training.text.encoder == "biomedclip" and inputs.text is not None
+    frozen = {"text_encoder": inputs.text.tower.state_dict()} if heard else {}
     if isinstance(training, LINetTraining) and inputs.autoencoder is not None:
-        settings["autoencoder"] = fingerprint(inputs.autoencoder.tensors)
-    return settings
+        frozen["autoencoder"] = inputs.autoencoder.tensors
+    return frozen
 
 
 def _shown(cases: PreparedCases, training: Training) -> PreparedCases:
@@ -268,17 +242,3 @@ def _shown(cases: PreparedCases, training: Training) -> PreparedCases:
 def _data_told(folder: Path, count: int) -> dict[str, Any]:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return {name: manifest.get(name) for name in ("dataset", "made_by")} | {"training_cases": count}
-
-
-def _noise(seed: int) -> SampleNoise:
-    return SampleNoise.from_seeds([seed])
-
-
-def _middle(window: np.ndarray) -> np.ndarray:
-    """The axial slice through the middle of a window (D, H, W), where the lesion is."""
-    return window[len(window) // 2].astype(np.float32)
-
-
-def _gray(network_values: np.ndarray) -> np.ndarray:
-    low, high = SOFT_TISSUE
-    return (network_values - low) / (high - low)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import make_geometry
 from patients import fake_models, tiny_bundle
 
 from LesionDiffusionLib.benchmark import comparison
@@ -15,13 +16,15 @@ from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
 from LesionDiffusionLib.benchmark.comparison import compare, evaluations, sampling_tflop
 from LesionDiffusionLib.benchmark.growth import lesions_per_minute
 from LesionDiffusionLib.benchmark.job import Sizes, make_job, random_models
-from LesionDiffusionLib.benchmark.paths import our_way, released_way
+from LesionDiffusionLib.benchmark.paths import our_way, released_way, whole_around
 from LesionDiffusionLib.benchmark.steps import enough_steps
 from LesionDiffusionLib.benchmark.tables import as_markdown
 from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
+from LesionDiffusionLib.resampling import box_on_grid, window_grid
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.scripts.cli import main
@@ -75,6 +78,24 @@ def test_both_ways_put_the_same_lesion_there(tmp_path):
     assert ours.lesion_hu.shape == released.lesion_hu.shape == before.shape
     assert abs(np.median(ours.lesion_hu) - np.median(released.lesion_hu)) < 10
     assert abs(np.median(released.lesion_hu) - np.median(before)) > 20
+
+
+FLIPPED = ((-1, 0, 0), (0, 0, 1), (0, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("axes", "spacing_mm", "degrees_xyz"), [(None, (2, 2, 2), (0, 0, 0)), (FLIPPED, (0.8, 1.1, 5), (9, -7, 4))]
+)
+@pytest.mark.parametrize("edge", [8, 64])
+def test_the_whole_volume_contains_the_very_same_window(axes, spacing_mm, degrees_xyz, edge):
+    patient = make_geometry((37, 22, 29), spacing_mm, axes, degrees_xyz, (12, -30, 7))
+    window = window_grid(patient, (5.0, 11.0, 20.5), 1.7, (edge,) * 3)
+    whole, box = whole_around(window, patient, 4)
+    assert whole.cropped(box).difference(window) is None
+    assert all(n % 4 == 0 for n in (*whole.shape, *box.start, *box.stop))
+    covered = box_on_grid(Box.whole(patient.shape), patient, whole)
+    assert Box.whole(whole.shape).contains(covered)
+    assert all(n <= max(edge, size + 2 * 4) for n, size in zip(whole.shape, covered.shape, strict=True)), "not wasteful"
 
 
 def test_only_the_released_way_encodes_text_at_every_step(job, monkeypatch):

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from patients import make_patient, tiny_bundle
+from released_checkpoints import TINY, save_biomedclip
+from safetensors.torch import save_file
 from training_cases import LOOP, SETTINGS, prepared_dataset
 
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.intensity import to_hu, to_network
 from LesionDiffusionLib.io import write_labels
 from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.networks.lpips import LPIPS
 from LesionDiffusionLib.scripts.cli import main
 from LesionDiffusionLib.training.bundling import parts_of
 from LesionDiffusionLib.training.checkpoint import Checkpoint
@@ -136,6 +139,29 @@ def test_resume_goes_on_and_a_taken_folder_is_refused(trained, data, tmp_path, c
     assert (folder / "weights.safetensors").read_bytes() == whole
     assert main(command("lmnet", data, folder, "--resume", "--set", "gamma=0.5")) == 2
     assert "other settings: gamma was 0.05, is 0.5" in capsys.readouterr().err
+
+
+def test_resume_with_another_text_encoder_is_refused(data, tmp_path, capsys):
+    heard = ("--set", "text.encoder=biomedclip", "--set", f"network.context_dim={TINY.text.output_dim}")
+    ours = save_biomedclip(tmp_path / "ours")
+    assert main(command("lmnet", data, tmp_path / "run", *heard, "--text-encoder", ours)) == 0
+    weights = torch.load(ours / "open_clip_pytorch_model.bin")
+    other = save_biomedclip(tmp_path / "other")
+    torch.save({name: 2 * value for name, value in weights.items()}, other / "open_clip_pytorch_model.bin")
+    assert main(command("lmnet", data, tmp_path / "run", *heard, "--text-encoder", ours, "--resume")) == 0
+    capsys.readouterr()
+    assert main(command("lmnet", data, tmp_path / "run", *heard, "--text-encoder", other, "--resume")) == 2
+    assert "other settings: text_encoder was" in capsys.readouterr().err
+
+
+def test_resume_with_another_perceptual_distance_is_refused(data, tmp_path, capsys):
+    files = [tmp_path / name for name in ("ours.safetensors", "other.safetensors")]
+    for path in files:
+        save_file(LPIPS().state_dict(), path)
+    used = ("--set", "losses.lpips=0.1", "--set", "loop.steps=1")
+    assert main(command("vqgan", data, tmp_path / "run", *used, "--lpips", files[0])) == 0
+    assert main(command("vqgan", data, tmp_path / "run", *used, "--lpips", files[1], "--resume")) == 2
+    assert "other settings: lpips was" in capsys.readouterr().err
 
 
 def test_how_a_trained_network_samples_may_be_changed_afterwards(trained, data, tmp_path):

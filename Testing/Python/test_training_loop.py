@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from LesionDiffusionLib.errors import OutputError, SettingsError, TrainingError
-from LesionDiffusionLib.training import monitor, ranks
+from LesionDiffusionLib.training import loop, monitor, ranks
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.loop import Ema, LoopOptions, Objective, optimize
 
@@ -129,6 +129,32 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_continued_training_tells_the_time_of_all_its_sessions(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.pt")
+    optimize(line_objective(), options(6), silent, checkpoint)
+    assert 0 < checkpoint.load()["seconds"] < 1000
+    checkpoint.save(checkpoint.load() | {"done": 3, "seconds": 1000.0})
+    optimize(line_objective(), options(6), silent, checkpoint)
+    assert 1000 < checkpoint.load()["seconds"] < 2000
+
+
+def test_a_gradient_that_stays_nan_in_half_precision_stops_the_training(monkeypatch):
+    """The scaler leaves out steps whose gradient overflowed; one that never does not overflow is a NaN."""
+    layer, steps = torch.nn.Linear(1, 1), []
+
+    def losses(step, generator):
+        steps.append(step)
+        return {"root": (0 * layer.weight).sum().sqrt()}  # 0, whose slope is 0 times infinity
+
+    scaler = torch.amp.GradScaler("cpu")
+    training = loop._Training(Objective(layer, losses), options(100))
+    monkeypatch.setattr(loop, "_Training", lambda objective, options: training)
+    training.scaler = scaler
+    with pytest.raises(TrainingError, match=r"the gradient stays infinite or NaN .* at step \d+; lower"):
+        optimize(Objective(layer, losses), options(100), silent)
+    assert 20 < len(steps) < 40, "an overflow is given its chance"
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     optimize(line_objective(), options(6), silent, Checkpoint(tmp_path / "c.pt", {"loop": {"seed": 1}}))
     with pytest.raises(TrainingError, match=r"other settings: loop\.seed was 1, is 2; continue"):
@@ -197,7 +223,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_training_loop import line_objective, options
-from LesionDiffusionLib.training import monitor, ranks
+from LesionDiffusionLib.training import loop, monitor, ranks
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.loop import optimize
 torch.set_num_threads(1)
