@@ -6,22 +6,19 @@ import dataclasses
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from LesionDiffusionLib import __version__
-from LesionDiffusionLib.benchmark.ceiling import fastest_seconds, forward_tflop, matmul_tflops
+from LesionDiffusionLib.benchmark.ceiling import matmul_tflops
+from LesionDiffusionLib.benchmark.forwards import bare_forwards, forwards, sampling_tflop
 from LesionDiffusionLib.benchmark.job import Job
 from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
-from LesionDiffusionLib.devices import PRECISIONS, describe_device, repeatable
-from LesionDiffusionLib.diffusion.denoiser import Backbone
+from LesionDiffusionLib.devices import PRECISIONS, describe_device
 from LesionDiffusionLib.memory import passing_full_memory
-from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.run import Settings
-from LesionDiffusionLib.sampling import SamplingOptions
 
 SAMPLED = ("mask", "inpaint")  # the stages in which denoisers run
 
@@ -76,11 +73,12 @@ def compare(
     ways = [(f"ours, DDIM {steps}", ours, same, ceiling), ("ours, defaults", fast, defaults, ceiling)]
     if slow is not None:
         ways.insert(0, (f"released way, DDIM {steps}", slow, same, ceilings["fp32"]))
-    rows = [_row(name, way, slow, sampling_tflop(job.models, told), most) for name, way, told, most in ways]
+    networks = forwards(job.models)
+    rows = [_row(name, way, slow, sampling_tflop(networks, told), most) for name, way, told, most in ways]
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "matmul_tflops": ceiling,
-        "forwards": bare_forwards(job.models, ceiling),
+        "forwards": bare_forwards(networks, ceiling),
         "seed_to_seed_hu": _difference_hu(other_seed, ours),
         "rounding_hu": _difference_hu(unrounded, ours),  # ours in its precision against ours in float32, same steps
         "environment": environment(job),
@@ -118,54 +116,6 @@ def environment(job: Job) -> dict[str, Any]:
         "mask": dataclasses.asdict(manifest.lmnet.sampling),
         "image": dataclasses.asdict(manifest.linet.sampling),
     }
-
-
-class Forward(NamedTuple):
-    """One evaluation of a network, for one sample."""
-
-    backbone: Backbone
-    inputs: tuple[Tensor, Tensor, Tensor]
-    sampling: SamplingOptions
-
-
-def forwards(models: Models) -> dict[str, Forward]:
-    """LMNet's and LINet's evaluations."""
-    parts = {
-        "LMNet": (models.lmnet, models.bundle.manifest.lmnet, 1),
-        "LINet": (models.linet, models.bundle.manifest.linet, models.linet.codec.downsampling),
-    }
-    found = {}
-    for name, (network, spec, divisor) in parts.items():
-        edges = [n // divisor for n in network.window.shape]
-        x = torch.zeros(1, spec.unet.in_channels, *edges, device=models.device)
-        context = torch.zeros(1, 8, spec.unet.context_dim, device=models.device)
-        timesteps = torch.zeros(1, dtype=torch.long, device=models.device)
-        found[name] = Forward(network.denoiser.backbone, (x, timesteps, context), spec.sampling)
-    return found
-
-
-def bare_forwards(models: Models, ceiling: float) -> dict[str, dict[str, float]]:
-    """How near a single evaluation of each network comes to the ceiling (TFLOP/s)."""
-    told = {}
-    for name, (backbone, inputs, _) in forwards(models).items():
-        tflop = forward_tflop(backbone, *inputs)
-        with torch.inference_mode(), repeatable():
-            seconds = fastest_seconds(lambda run=backbone, given=inputs: run(*given), models.device)
-        told[name] = {"tflop": tflop, "tflops": tflop / seconds, "share_of_ceiling": tflop / seconds / ceiling}
-    return told
-
-
-def sampling_tflop(models: Models, settings: Settings) -> float:
-    """Operations (10^12) of all evaluations of LMNet and LINet in one synthesis."""
-    return sum(
-        evaluations(settings.for_network(sampling)) * forward_tflop(backbone, *inputs)
-        for backbone, inputs, sampling in forwards(models).values()
-    )
-
-
-def evaluations(options: SamplingOptions) -> int:
-    """How often a single example passes the network (guidance without an interval takes two at every step)."""
-    return options.steps * (1 if options.guidance == 1 else 2)
 
 
 def _fastest(job: Job, settings: Settings, repeats: int) -> Outcome:

@@ -34,14 +34,15 @@ def _comparison(comparison: dict[str, Any]) -> str:
         rows.append([*cells, _told(row["difference_hu"])])
     missing = "" if len(rows) == 3 else "\nThe released way does not fit into the memory: no ratio, no difference.\n"
     bare = ", ".join(
-        f"{name} {one['tflop']:.3f} TFLOP at {one['tflops']:.3f} TFLOP/s, {one['share_of_ceiling']:.0%}"
+        f"{name} {one['tflop']:.3f} TFLOP at {one['tflops']:.3f} TFLOP/s, {one['share_of_ceiling']:.0%} of the ceiling "
+        f"(with the channels last in memory {one['channels_last_tflops']:.3f} TFLOP/s)"
         for name, one in comparison["forwards"].items()
     )
     note = (
         f"\nCeiling: matrix products at {comparison['matmul_tflops']:.3f} TFLOP/s. dHU: mean absolute difference to "
         f"the released way inside the lesion; from one seed to another it is {comparison['seed_to_seed_hu']:.1f} HU, "
         f"from float32 to our precision {comparison['rounding_hu']:.1f} HU. "
-        f"One evaluation of one sample: {bare} of the ceiling.\n"
+        f"One evaluation of one sample: {bare}.\n"
     )
     return _table(head, rows) + missing + note
 

@@ -13,7 +13,8 @@ from patients import fake_models, tiny_bundle
 
 from LesionDiffusionLib.benchmark import comparison
 from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
-from LesionDiffusionLib.benchmark.comparison import compare, evaluations, sampling_tflop
+from LesionDiffusionLib.benchmark.comparison import compare
+from LesionDiffusionLib.benchmark.forwards import bare_forwards, evaluations, forwards, sampling_tflop
 from LesionDiffusionLib.benchmark.growth import lesions_per_minute
 from LesionDiffusionLib.benchmark.job import Sizes, make_job, random_models
 from LesionDiffusionLib.benchmark.paths import our_way, released_way, whole_around
@@ -64,7 +65,8 @@ def test_the_ceiling_is_the_number_of_operations_over_time(monkeypatch):
 def test_guidance_doubles_the_evaluations(job):
     assert evaluations(SamplingOptions("ddim", 7, 1.0)) == 7
     assert evaluations(SamplingOptions("ddim", 7, 2.0)) == 14
-    once, guided = (sampling_tflop(job.models, Settings(steps=4, guidance=w)) for w in (1.0, 3.0))
+    networks = forwards(job.models)
+    once, guided = (sampling_tflop(networks, Settings(steps=4, guidance=w)) for w in (1.0, 3.0))
     assert guided == pytest.approx(2 * once)
 
 
@@ -96,6 +98,16 @@ def test_the_whole_volume_contains_the_very_same_window(axes, spacing_mm, degree
     covered = box_on_grid(Box.whole(patient.shape), patient, whole)
     assert Box.whole(whole.shape).contains(covered)
     assert all(n <= max(edge, size + 2 * 4) for n, size in zip(whole.shape, covered.shape, strict=True)), "not wasteful"
+
+
+def test_measuring_channels_last_leaves_the_networks_as_they_were(job):
+    networks = forwards(job.models)
+    before = {name: one.backbone(*one.inputs) for name, one in networks.items()}
+    told = bare_forwards(networks, ceiling=0.5)
+    for name, one in networks.items():
+        assert told[name]["channels_last_tflops"] > 0
+        assert all(p.is_contiguous() for p in one.backbone.parameters())
+        assert torch.equal(one.backbone(*one.inputs), before[name])
 
 
 def test_only_the_released_way_encodes_text_at_every_step(job, monkeypatch):
