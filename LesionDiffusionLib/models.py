@@ -18,6 +18,7 @@ from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.networks.text_tower import BIOMEDCLIP_HUB_ID, BiomedCLIPTextEncoder, TextEncoder
 from LesionDiffusionLib.networks.unet import UNet3D
+from LesionDiffusionLib.networks.upsampling import fold_upsampling
 from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.released_report import released_image_strings, released_mask_strings
@@ -63,15 +64,15 @@ class Models:
             return []
         return list(dict.fromkeys(self.mask_text.unknown(self.mask_strings(report) + self.image_strings(report))))
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What draws and paints: the two backbones and the autoencoder."""
+        return self.lmnet.denoiser.backbone, self.linet.denoiser.backbone, self.linet.codec.autoencoder
+
     def idle_beside(self, working: nn.Module) -> list[nn.Module]:
         """The networks that do not work while ``working`` does: they need not lie on the GPU then."""
-        networks = (
-            self.lmnet.denoiser.backbone,
-            self.linet.denoiser.backbone,
-            self.linet.codec.autoencoder,
-            *(getattr(text, "tower", None) for text in (self.mask_text, self.image_text)),
-        )
-        others = (n for n in networks if isinstance(n, nn.Module) and n is not working)
+        towers = (getattr(text, "tower", None) for text in (self.mask_text, self.image_text))
+        others = (n for n in (*self.networks, *towers) if isinstance(n, nn.Module) and n is not working)
         return list(dict.fromkeys(others))
 
     def _context(self, encoder: TextEncoder, strings: list[str]) -> Tensor:
@@ -174,4 +175,5 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor], bundle: Bundle) ->
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise BundleError(f"the weights in {bundle.folder} do not fit its bundle.json: {first}") from error
+    fold_upsampling(module)
     return module.eval().requires_grad_(False)

@@ -18,6 +18,7 @@ from LesionDiffusionLib.benchmark.job import Job
 from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
 from LesionDiffusionLib.devices import PRECISIONS, describe_device
 from LesionDiffusionLib.memory import passing_full_memory
+from LesionDiffusionLib.networks.upsampling import as_written
 from LesionDiffusionLib.run import Settings
 
 SAMPLED = ("mask", "inpaint")  # the stages in which denoisers run
@@ -70,11 +71,15 @@ def compare(
     used = {job.models.precision, "fp32"}
     ceilings = {name: matmul_tflops(job.models.device, PRECISIONS[name]) for name in used}
     ceiling = ceilings[job.models.precision]
-    ways = [(f"ours, DDIM {steps}", ours, same, ceiling), ("ours, defaults", fast, defaults, ceiling)]
-    if slow is not None:
-        ways.insert(0, (f"released way, DDIM {steps}", slow, same, ceilings["fp32"]))
     networks = forwards(job.models)
-    rows = [_row(name, way, slow, sampling_tflop(networks, told), most) for name, way, told, most in ways]
+    rows = [
+        _row(f"ours, DDIM {steps}", ours, slow, sampling_tflop(networks, same), ceiling),
+        _row("ours, defaults", fast, slow, sampling_tflop(networks, defaults), ceiling),
+    ]
+    if slow is not None:
+        with as_written(*job.models.networks):
+            tflop = sampling_tflop(forwards(job.models), same)
+        rows.insert(0, _row(f"released way, DDIM {steps}", slow, slow, tflop, ceilings["fp32"]))
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "matmul_tflops": ceiling,

@@ -24,6 +24,7 @@ from LesionDiffusionLib.networks.text_tower import (
     build_text_tower,
 )
 from LesionDiffusionLib.networks.unet import UNet3D, UNetConfig
+from LesionDiffusionLib.networks.upsampling import fold_upsampling
 from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
 from LesionDiffusionLib.phantom import Phantom, make_phantom
@@ -125,6 +126,8 @@ def random_models(device: torch.device, sizes: Sizes | None = None, precision: s
             _awake(UNet3D(config)).to(device).eval().requires_grad_(False) for config in (sizes.lmnet, sizes.linet)
         ]
         autoencoder = VQGAN(sizes.vqgan).to(device).eval().requires_grad_(False)
+    for network in (*unets, autoencoder):
+        fold_upsampling(network)
     for unet in unets:
         unet.in_precision(PRECISIONS[precision])
     lmnet, linet = (Denoiser(unet, NoiseSchedule.scaled_linear(), "epsilon") for unet in unets)

@@ -28,6 +28,7 @@ from LesionDiffusionLib.geometry import Box, Geometry
 from LesionDiffusionLib.image_stage import inpaint
 from LesionDiffusionLib.memory import peak_memory_mib
 from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
+from LesionDiffusionLib.networks.upsampling import as_written
 from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask, window_grid
 from LesionDiffusionLib.run import Run, Settings
 
@@ -75,7 +76,7 @@ def our_way(job: Job, settings: Settings) -> Outcome:
 
 
 def released_way(job: Job, settings: Settings) -> Outcome:
-    """The whole volume through the autoencoder, text encoded at every step."""
+    """The whole volume through the autoencoder, text encoded at every step, every layer as it is written."""
     models = job.models
     lmnet = _Forgetful(models.lmnet.denoiser, models.mask_text, models.mask_strings(job.report))
     linet = _Forgetful(models.linet.denoiser, models.image_text, models.image_strings(job.report))
@@ -85,7 +86,8 @@ def released_way(job: Job, settings: Settings) -> Outcome:
         linet=dataclasses.replace(models.linet, denoiser=linet),
     )
     job = dataclasses.replace(job, models=forgetful)
-    return _measured(job, settings, lambda run, noise: _inpaint_whole(run, job.mask, noise))
+    with as_written(*models.networks):
+        return _measured(job, settings, lambda run, noise: _inpaint_whole(run, job.mask, noise))
 
 
 def _measured(job: Job, settings: Settings, make: Callable[[Run, SampleNoise], np.ndarray]) -> Outcome:

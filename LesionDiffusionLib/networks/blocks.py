@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -86,14 +85,3 @@ class Downsample(nn.Module):
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return self.op(x_BCDHW)
-
-
-class Upsample(nn.Module):
-    """Doubles every axis by nearest neighbor, then a convolution; the channels stay."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(channels, channels, 3, padding=1)
-
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        return self.conv(functional.interpolate(x_BCDHW, scale_factor=2.0, mode="nearest"))

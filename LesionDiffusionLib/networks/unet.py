@@ -12,11 +12,11 @@ from LesionDiffusionLib.networks.attention import SpatialTransformer
 from LesionDiffusionLib.networks.blocks import (
     Downsample,
     ResBlock,
-    Upsample,
     group_norm,
     timestep_embedding,
     zero_initialized,
 )
+from LesionDiffusionLib.networks.upsampling import Upsample
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from LesionDiffusionLib.networks.upsampling import Upsample
+
 SEARCH_ROWS = 16_384  # latent vectors per codebook search: 128 MB of distances with 2048 codes
 CODEBOOK_WEIGHT = 0.25  # on the codebook term; the commitment term has weight 1 (the released order)
 
@@ -141,17 +143,6 @@ class Downsample(nn.Module):
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return self.conv(functional.pad(x_BCDHW, (0, 1, 0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """k -> 2k by nearest neighbor, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = _conv3(channels, channels)
-
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        return self.conv(functional.interpolate(x_BCDHW, scale_factor=2.0, mode="nearest"))
 
 
 class TransposedUpsample(nn.Module):
