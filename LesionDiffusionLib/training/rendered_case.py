@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,12 +55,17 @@ class RenderedCase:
 
 
 def random_case(
-    volumes: list[TrainingVolume], lmnet: WindowRule, linet: WindowRule, generator: np.random.Generator
+    volumes: list[TrainingVolume],
+    lmnet: WindowRule,
+    linet: WindowRule,
+    generator: np.random.Generator,
+    kinds: Sequence[LesionType] | None = None,
 ) -> RenderedCase | None:
-    """Draw a volume, a report, a place and a lesion; None when this draw does not work out (draw again)."""
+    """Draw a volume, a report of one of ``kinds`` (by default of any), a place and a lesion; None when this draw does
+    not work out (draw again)."""
     volume = volumes[generator.integers(len(volumes))]
     present = volume.organs.organs_present()
-    kinds = [kind for kind in all_lesion_types() if set(kind.organs) & set(present)]
+    kinds = [kind for kind in kinds or all_lesion_types() if set(kind.organs) & set(present)]
     if not kinds:
         return None
     report = random_report(kinds[generator.integers(len(kinds))], present, volume.contrast, generator)

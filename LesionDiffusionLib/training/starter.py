@@ -26,6 +26,7 @@ from LesionDiffusionLib import __version__
 from LesionDiffusionLib.bundles import AutoencoderSpec, Manifest, write_bundle
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.latent_change import LatentChange
+from LesionDiffusionLib.lesion_types import LesionType, all_lesion_types
 from LesionDiffusionLib.linet import LatentCodec
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.phantom import make_phantom
@@ -79,6 +80,7 @@ SOURCES = (
 )
 WITHOUT_ORGANS = ("abdomen_contrast_3mm",)  # its anatomy is displaced by a very large mass: for the autoencoder only
 UNSEEN_BY_VQGAN = ("torso_dicom",)  # kept for measuring reconstruction on a real CT the autoencoder never saw
+ORGANS = {"liver", "right kidney", "left kidney", "pancreas"}  # of many densities, by phase: more examples of each
 
 
 def _saying_changes(training: LINetTraining) -> LINetTraining:
@@ -105,7 +107,8 @@ class Recipe:
     phantoms: int = 14  # the last two are heads
     windows: int = 2500
     window_spacing_mm: tuple[float, float] = (0.5, 5.0)
-    shards: int = 8
+    shards: int = 24
+    organ_shards: int = 8  # the last ones: lesions of ORGANS alone
     cases_per_shard: int = 250
     real_share: int = 3  # a real CT is drawn this much more often than a phantom
     vqgan: VQGANTraining = PRESETS["starter"]["vqgan"]
@@ -176,14 +179,20 @@ def cases(data: Path, work: Path) -> None:
         path = folder / f"shard_{shard:03d}.npz"
         if path.exists():
             continue
+        kinds = organ_types() if shard >= RECIPE.shards - RECIPE.organ_shards else None
         generator = np.random.default_rng([11, shard])
         rendered = []
         while len(rendered) < RECIPE.cases_per_shard:
-            case = random_case(drawn_from, RECIPE.lmnet.window, RECIPE.linet.window, generator)
+            case = random_case(drawn_from, RECIPE.lmnet.window, RECIPE.linet.window, generator, kinds)
             rendered += [case] if case is not None else []
         save_shard(path.with_suffix(".part.npz"), rendered)
         path.with_suffix(".part.npz").rename(path)
         print(f"cases {shard + 1}/{RECIPE.shards}")
+
+
+def organ_types() -> list[LesionType]:
+    """The lesion types that occur in ORGANS."""
+    return [kind for kind in all_lesion_types() if ORGANS & set(kind.organs)]
 
 
 def latents(data: Path, work: Path) -> None:
