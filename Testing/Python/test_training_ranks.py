@@ -28,6 +28,10 @@ def trained(data: Path, out: Path, processes: int, batch: int) -> dict:
     return json.loads(out.read_text())
 
 
+# The adversarial loss is a mean of signed verdicts of about 1: its rounding is of their size, not of the mean's.
+ROUNDING = 5e-5
+
+
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path):
     data = prepared_dataset(tmp_path)
     one, two = (trained(data, tmp_path / f"{n}.json", n, batch) for n, batch in ((1, 2), (2, 1)))
@@ -35,7 +39,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path):
     assert {"adversarial", "judges"} <= set(one["losses"]["vqgan"][-1])
     for network, steps in one["losses"].items():
         for step, losses in enumerate(steps):
-            assert two["losses"][network][step] == pytest.approx(losses, rel=2e-4, abs=1e-6), (network, step)
+            assert two["losses"][network][step] == pytest.approx(losses, rel=2e-4, abs=ROUNDING), (network, step)
     first, last = one["losses"]["lmnet"][0], one["losses"]["lmnet"][-1]
     assert first != last, "the check can fail: the losses change from step to step"
 
