@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from LesionDiffusionLib.devices import synchronize
 
@@ -35,6 +35,12 @@ def fastest_seconds(compute: Callable[[], object], device: torch.device) -> floa
 
 def forward_tflop(backbone: Callable[..., object], *inputs: torch.Tensor) -> float:
     """Operations (10^12) of one evaluation: convolutions, matrix products and attention."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: _convolution_flop})
+    with torch.inference_mode(), counter:
         backbone(*inputs)
     return counter.get_total_flops() / 1e12
+
+
+def _convolution_flop(x_shape, weight_shape, *_, out_shape, **__) -> int:
+    """Of oneDNN's own operator (see `networks.convolution`), which torch's counter does not know."""
+    return conv_flop_count(x_shape, weight_shape, out_shape)

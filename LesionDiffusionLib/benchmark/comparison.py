@@ -18,7 +18,7 @@ from LesionDiffusionLib.benchmark.job import Job
 from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
 from LesionDiffusionLib.devices import PRECISIONS, describe_device
 from LesionDiffusionLib.memory import passing_full_memory
-from LesionDiffusionLib.networks.upsampling import as_written
+from LesionDiffusionLib.networks.convolution import as_written
 from LesionDiffusionLib.run import Settings
 
 SAMPLED = ("mask", "inpaint")  # the stages in which denoisers run
@@ -77,7 +77,7 @@ def compare(
         _row("ours, defaults", fast, slow, sampling_tflop(networks, defaults), ceiling),
     ]
     if slow is not None:
-        with as_written(*job.models.networks):
+        with as_written():
             tflop = sampling_tflop(forwards(job.models), same)
         rows.insert(0, _row(f"released way, DDIM {steps}", slow, slow, tflop, ceilings["fp32"]))
     return {

@@ -27,8 +27,8 @@ from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.geometry import Box, Geometry
 from LesionDiffusionLib.image_stage import inpaint
 from LesionDiffusionLib.memory import peak_memory_mib
+from LesionDiffusionLib.networks.convolution import as_written
 from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
-from LesionDiffusionLib.networks.upsampling import as_written
 from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask, window_grid
 from LesionDiffusionLib.run import Run, Settings
 
@@ -86,7 +86,7 @@ def released_way(job: Job, settings: Settings) -> Outcome:
         linet=dataclasses.replace(models.linet, denoiser=linet),
     )
     job = dataclasses.replace(job, models=forgetful)
-    with as_written(*models.networks):
+    with as_written():
         return _measured(job, settings, lambda run, noise: _inpaint_whole(run, job.mask, noise))
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from LesionDiffusionLib.networks.blocks import zero_initialized
+from LesionDiffusionLib.networks.convolution import Conv3d
 
 
 class Attention(nn.Module):
@@ -72,9 +73,9 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, context_channels: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.proj_in = nn.Conv3d(channels, channels, 1)
+        self.proj_in = Conv3d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_channels, head_channels)])
-        self.proj_out = zero_initialized(nn.Conv3d(channels, channels, 1))
+        self.proj_out = zero_initialized(Conv3d(channels, channels, 1))
 
     def forward(self, x_BCDHW: Tensor, context_BMC: Tensor | None) -> Tensor:
         tokens_BNC = self.proj_in(self.norm(x_BCDHW)).flatten(2).transpose(1, 2)

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from LesionDiffusionLib.networks.convolution import Conv3d
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -53,7 +55,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.modulated = modulated
         self.in_layers = nn.Sequential(
-            group_norm(in_channels, norm_groups), nn.SiLU(), nn.Conv3d(in_channels, out_channels, 3, padding=1)
+            group_norm(in_channels, norm_groups), nn.SiLU(), Conv3d(in_channels, out_channels, 3, padding=1)
         )
         embedded = 2 * out_channels if modulated else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_width, embedded))
@@ -61,10 +63,10 @@ class ResBlock(nn.Module):
             group_norm(out_channels, norm_groups),
             nn.SiLU(),
             nn.Identity(),  # the place of the released dropout, whose rate is 0: keeps the convolution's index 3
-            zero_initialized(nn.Conv3d(out_channels, out_channels, 3, padding=1)),
+            zero_initialized(Conv3d(out_channels, out_channels, 3, padding=1)),
         )
         same = in_channels == out_channels
-        self.skip_connection = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if same else Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x_BCDHW: Tensor, embedding_BC: Tensor) -> Tensor:
         h, embedded = self.in_layers(x_BCDHW), self.emb_layers(embedding_BC)[:, :, None, None, None]
@@ -81,7 +83,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv3d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv3d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return self.op(x_BCDHW)

@@ -16,6 +16,7 @@ from LesionDiffusionLib.networks.blocks import (
     timestep_embedding,
     zero_initialized,
 )
+from LesionDiffusionLib.networks.convolution import Conv3d
 from LesionDiffusionLib.networks.upsampling import Upsample
 
 
@@ -133,7 +134,7 @@ class UNet3D(nn.Module):
         self.out = nn.Sequential(
             group_norm(width, config.norm_groups),
             nn.SiLU(),
-            zero_initialized(nn.Conv3d(width, config.out_channels + config.takes_off_level, 3, padding=1)),
+            zero_initialized(Conv3d(width, config.out_channels + config.takes_off_level, 3, padding=1)),
         )
 
     def forward(self, x_BCDHW: Tensor, timesteps_B: Tensor, context_BNC: Tensor | None = None) -> Tensor:
@@ -191,7 +192,7 @@ class UNet3D(nn.Module):
     def _make_input_blocks(self) -> tuple[nn.ModuleList, list[int]]:
         """The way down, and the channels of every skip connection in order."""
         config, channels = self.config, self.config.model_channels
-        stages = [Stage(nn.Conv3d(config.in_channels, channels, 3, padding=1))]
+        stages = [Stage(Conv3d(config.in_channels, channels, 3, padding=1))]
         skip_channels = [channels]
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from LesionDiffusionLib.networks.convolution import Conv3d
 from LesionDiffusionLib.networks.upsampling import Upsample
 
 SEARCH_ROWS = 16_384  # latent vectors per codebook search: 128 MB of distances with 2048 codes
@@ -125,7 +126,7 @@ class ResBlock(nn.Module):
         self.norm2 = _norm(out_channels, norm_groups)
         self.conv2 = _conv3(out_channels, out_channels)
         same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1)
+        self.shortcut = nn.Identity() if same else Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         h = self.conv1(_activated(self.norm1, x_BCDHW))
@@ -139,7 +140,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels, channels, 3, stride=2)
+        self.conv = Conv3d(channels, channels, 3, stride=2)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         return self.conv(functional.pad(x_BCDHW, (0, 1, 0, 1, 0, 1)))
@@ -255,8 +256,8 @@ class VQGAN(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = Quantizer(config.codebook_size, config.z_channels)
-        self.quant_conv = nn.Conv3d(config.z_channels, config.z_channels, 1)
-        self.post_quant_conv = nn.Conv3d(config.z_channels, config.z_channels, 1)
+        self.quant_conv = Conv3d(config.z_channels, config.z_channels, 1)
+        self.post_quant_conv = Conv3d(config.z_channels, config.z_channels, 1)
 
     def encode(self, x_BCDHW: Tensor) -> Tensor:
         """Image (B, in_channels, D, H, W) -> un-quantized latent (B, z_channels, D // 2, H // 2, W // 2)."""
@@ -282,4 +283,4 @@ def _norm(channels: int, groups: int) -> nn.Module:
 
 
 def _conv3(in_channels: int, out_channels: int) -> nn.Conv3d:
-    return nn.Conv3d(in_channels, out_channels, 3, padding=1)
+    return Conv3d(in_channels, out_channels, 3, padding=1)

@@ -100,7 +100,7 @@ def train(
         "command": told,
         "steps": training.loop.steps,
         "seed": training.loop.seed,
-        "seconds": round(checkpoint.load()["seconds"]),  # of all its sessions
+        "seconds": round(checkpoint.load().get("seconds", 0)),  # of all its sessions, since they are counted
     }
     facts |= {"versions": {"torch": torch.__version__, "python": platform.python_version()}}
     facts |= {"data": _data_told(inputs.data, len(cases)), **job.facts}
