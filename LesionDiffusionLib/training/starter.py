@@ -365,7 +365,7 @@ def _told(path: Path) -> str:
 
 
 def _encoded(codec: LatentCodec, windows_hu: np.ndarray) -> torch.Tensor:
-    """Latents (N, C, d, h, w), several at a time: a CPU convolves one window alone several times slower."""
+    """Latents (N, C, d, h, w), several windows at a time."""
     starts = range(0, len(windows_hu), ENCODED_AT_ONCE)
     return torch.cat([codec.encode(windows_hu[start : start + ENCODED_AT_ONCE]) for start in starts])
 
