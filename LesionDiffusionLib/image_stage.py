@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
-from LesionDiffusionLib.geometry import Box
+from LesionDiffusionLib.geometry import Box, Geometry
 from LesionDiffusionLib.homecoming import bring_home, falloff_mm
 from LesionDiffusionLib.resampling import sample, sample_mask, window_grid
 from LesionDiffusionLib.run import Run
@@ -27,8 +27,7 @@ def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.nda
         changed.
     """
     linet, device, patient = run.models.linet, run.models.device, run.ct.geometry
-    spacing_mm = linet.window.spacing_for(run.plan.report.size_mm)
-    grid = window_grid(patient, Box.bounding(mask).center_vox, spacing_mm, linet.window.shape)
+    grid = lesion_window(run, mask)
     with run.stage("encode"):
         encode = functools.partial(linet.codec.encode, sample(run.ct, grid), device)
         known = run.guarded(encode, linet.codec.autoencoder)
@@ -43,3 +42,10 @@ def inpaint(run: Run, mask: np.ndarray, noise: SampleNoise) -> tuple[Box, np.nda
     with run.stage("blend"):
         reach_mm = falloff_mm(mask, grid, patient)
         return *bring_home(run.ct, mask, grid, tuple(windows), reach_mm), reach_mm
+
+
+def lesion_window(run: Run, mask: np.ndarray) -> Geometry:
+    """The grid of LINet's window around a lesion, bool (I, J, K)."""
+    rule = run.models.linet.window
+    spacing_mm = rule.spacing_for(run.plan.report.size_mm)
+    return window_grid(run.ct.geometry, Box.bounding(mask).center_vox, spacing_mm, rule.shape)

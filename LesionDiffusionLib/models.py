@@ -64,15 +64,15 @@ class Models:
             return []
         return list(dict.fromkeys(self.mask_text.unknown(self.mask_strings(report) + self.image_strings(report))))
 
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """What draws and paints: the two backbones and the autoencoder."""
-        return self.lmnet.denoiser.backbone, self.linet.denoiser.backbone, self.linet.codec.autoencoder
-
     def idle_beside(self, working: nn.Module) -> list[nn.Module]:
         """The networks that do not work while ``working`` does: they need not lie on the GPU then."""
-        towers = (getattr(text, "tower", None) for text in (self.mask_text, self.image_text))
-        others = (n for n in (*self.networks, *towers) if isinstance(n, nn.Module) and n is not working)
+        networks = (
+            self.lmnet.denoiser.backbone,
+            self.linet.denoiser.backbone,
+            self.linet.codec.autoencoder,
+            *(getattr(text, "tower", None) for text in (self.mask_text, self.image_text)),
+        )
+        others = (n for n in networks if isinstance(n, nn.Module) and n is not working)
         return list(dict.fromkeys(others))
 
     def _context(self, encoder: TextEncoder, strings: list[str]) -> Tensor:

@@ -25,11 +25,11 @@ from LesionDiffusionLib.diffusion.denoiser import Condition, Denoiser, Predictio
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.geometry import Box, Geometry
-from LesionDiffusionLib.image_stage import inpaint
+from LesionDiffusionLib.image_stage import inpaint, lesion_window
 from LesionDiffusionLib.memory import peak_memory_mib
 from LesionDiffusionLib.networks.convolution import as_written
 from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder, TextEncoder
-from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask, window_grid
+from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, sample_mask
 from LesionDiffusionLib.run import Run, Settings
 
 
@@ -113,9 +113,8 @@ def _sample_mask(run: Run, noise: SampleNoise) -> None:
 def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray:
     """As released: the whole volume's latent, in which the lesion's window is sampled anew."""
     linet, patient = run.models.linet, run.ct.geometry
-    latent, spacing_mm = linet.codec.downsampling, linet.window.spacing_for(run.plan.report.size_mm)
-    near = window_grid(patient, Box.bounding(mask).center_vox, spacing_mm, linet.window.shape)
-    whole, window = whole_around(near, patient, latent)
+    latent = linet.codec.downsampling
+    whole, window = whole_around(lesion_window(run, mask), patient, latent)
     latents = (..., *(slice(a // latent, b // latent) for a, b in zip(window.start, window.stop, strict=True)))
     with run.stage("encode"):
         z = linet.codec.encode(sample(run.ct, whole), run.models.device)

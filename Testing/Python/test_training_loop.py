@@ -146,10 +146,9 @@ def test_a_gradient_that_stays_nan_in_half_precision_stops_the_training(monkeypa
         steps.append(step)
         return {"root": (0 * layer.weight).sum().sqrt()}  # 0, whose slope is 0 times infinity
 
-    scaler = torch.amp.GradScaler("cpu")
     training = loop._Training(Objective(layer, losses), options(100))
+    training.scaler = torch.amp.GradScaler("cpu")
     monkeypatch.setattr(loop, "_Training", lambda objective, options: training)
-    training.scaler = scaler
     with pytest.raises(TrainingError, match=r"the gradient stays infinite or NaN .* at step \d+; lower"):
         optimize(Objective(layer, losses), options(100), silent)
     assert 20 < len(steps) < 40, "an overflow is given its chance"
@@ -223,7 +222,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_training_loop import line_objective, options
-from LesionDiffusionLib.training import loop, monitor, ranks
+from LesionDiffusionLib.training import monitor, ranks
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.loop import optimize
 torch.set_num_threads(1)
