@@ -30,17 +30,22 @@ class LatentChange:
 
     def between(self, known: Tensor, z: Tensor) -> Tensor:
         """What turns ``known`` (B, C, d, h, w) into ``z``: zero where they are equal."""
-        return _drawn_together((z - known) / self.unit)
+        return drawn_together((z - known) / self.unit)
 
     def onto(self, known: Tensor, change: Tensor) -> Tensor:
         """``known`` with the change: the inverse of `between`; bit-equal to ``known`` where the change is zero."""
-        return known + self.unit * change * (1 + change.abs() / 2)
+        return known + self.unit * drawn_apart(change)
 
     def shown(self, known: Tensor) -> Tensor:
         """``known`` as the network sees it, in the same units."""
-        return _drawn_together(known / self.unit)
+        return drawn_together(known / self.unit)
 
 
-def _drawn_together(x: Tensor) -> Tensor:
-    """sign(x) (sqrt(1 + 2 |x|) - 1), whose inverse is y (1 + |y| / 2)."""
-    return torch.sign(x) * (torch.sqrt(1 + 2 * x.abs()) - 1)
+def drawn_together(x: Tensor) -> Tensor:
+    """sign(x) (sqrt(1 + 2 |x|) - 1), in the form whose slope at 0 autograd finds, too: it is 1."""
+    return 2 * x / (1 + torch.sqrt(1 + 2 * x.abs()))
+
+
+def drawn_apart(y: Tensor) -> Tensor:
+    """y (1 + |y| / 2), the inverse of `drawn_together`."""
+    return y * (1 + y.abs() / 2)

@@ -17,6 +17,7 @@ from LesionDiffusionLib.networks.blocks import (
     zero_initialized,
 )
 from LesionDiffusionLib.networks.convolution import Conv3d
+from LesionDiffusionLib.networks.replacement import Replacement
 from LesionDiffusionLib.networks.upsampling import Upsample
 
 
@@ -36,8 +37,7 @@ class UNetConfig:
     norm_groups: int = 32  # fewer for narrow networks: the timestep is lost where a group is a single channel
     context_in_embedding: bool = False  # the mean text vector also joins the time embedding; the released ones do not
     embedding_modulates: bool = False  # the embedding scales and shifts features; in the released ones it is added
-    takes_off_level: bool = False  # for inputs (x, weight, shown), as wide as x: see `UNet3D.forward`
-    level_in_embedding: bool = False  # the level of such inputs also joins the time embedding
+    replaces_shown: bool = False  # for inputs (x, map, shown): a last layer that says changes, see `Replacement`
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_resolutions"):
@@ -67,11 +67,10 @@ class UNetConfig:
                 raise ValueError(f"UNetConfig.{name} must be at least 1, got {value}")
         if not self.channel_mult:
             raise ValueError("UNetConfig.channel_mult needs at least one level, got none")
-        for name in ("takes_off_level", "level_in_embedding"):
-            if getattr(self, name) and self.in_channels != 2 * self.out_channels + 1:
-                raise ValueError(
-                    f"UNetConfig.{name} needs {2 * self.out_channels + 1} input channels, got {self.in_channels}"
-                )
+        if self.replaces_shown and self.in_channels != 2 * self.out_channels + 1:
+            raise ValueError(
+                f"UNetConfig.replaces_shown needs {2 * self.out_channels + 1} input channels, got {self.in_channels}"
+            )
         if self.model_channels % 2:
             raise ValueError(f"UNetConfig.model_channels must be even (time embedding), got {self.model_channels}")
 
@@ -107,8 +106,7 @@ class UNet3D(nn.Module):
 
     All parameter names and shapes are the released ones, so a released state dict loads with ``strict=True``. Ours are
     ``context_in_embedding`` and ``embedding_modulates``: a small network trained briefly learns to follow its text from
-    the first layer on, where the transformers alone need long to be heard; and what is done with a level, see
-    :meth:`forward`.
+    the first layer on, where the transformers alone need long to be heard; and ``replaces_shown``.
     ``use_checkpoint`` trades time for memory in training and never changes a value.
     """
 
@@ -123,10 +121,6 @@ class UNet3D(nn.Module):
             self.context_embed = nn.Sequential(
                 nn.Linear(config.context_dim, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width)
             )
-        if config.level_in_embedding:
-            self.level_embed = nn.Sequential(
-                nn.Linear(config.out_channels, 4 * width), nn.SiLU(), zero_initialized(nn.Linear(4 * width, 4 * width))
-            )
         self.input_blocks, skip_channels = self._make_input_blocks()
         top = skip_channels[-1]
         self.middle_block = Stage(self._res(top, top), self._transformer(top), self._res(top, top))
@@ -134,8 +128,9 @@ class UNet3D(nn.Module):
         self.out = nn.Sequential(
             group_norm(width, config.norm_groups),
             nn.SiLU(),
-            zero_initialized(Conv3d(width, config.out_channels + config.takes_off_level, 3, padding=1)),
+            zero_initialized(Conv3d(width, config.out_channels + config.replaces_shown, 3, padding=1)),
         )
+        self.replacement = Replacement(config.out_channels) if config.replaces_shown else None
 
     def forward(self, x_BCDHW: Tensor, timesteps_B: Tensor, context_BNC: Tensor | None = None) -> Tensor:
         """Predict from ``x_BCDHW`` (in_channels) at the raw 0-based timesteps of the training chain.
@@ -144,19 +139,12 @@ class UNet3D(nn.Module):
         batch. ``None`` needs transformers as wide as the context (released-model 1.4). The computation runs in the
         parameters' dtype, whatever the dtype of ``x_BCDHW``; see :meth:`in_precision`. Raises ``ValueError`` for
         shapes that do not fit.
-
-        The level is the mean of what is shown under the weight. Group norms hide it from all layers, and who says how
-        something changes must know it to reach an absolute value. With ``takes_off_level`` one more output says how
-        much of it is taken off the others; with ``level_in_embedding`` all layers hear it, beside the text.
         """
         self._check_input(x_BCDHW, context_BNC)
         dtype = self.time_embed[0].weight.dtype
         embedding_BC = self.time_embed(timestep_embedding(timesteps_B, self.config.model_channels).to(dtype))
         if self.config.context_in_embedding:
             embedding_BC = embedding_BC + self.context_embed(context_BNC.to(dtype).mean(dim=1))
-        level = self._level(x_BCDHW) if self.config.takes_off_level or self.config.level_in_embedding else None
-        if self.config.level_in_embedding:
-            embedding_BC = embedding_BC + self.level_embed(level.flatten(1).to(dtype))
         context_BNC = self._project_context(context_BNC, dtype)
         h = x_BCDHW.to(dtype)
         skips = []
@@ -166,18 +154,8 @@ class UNet3D(nn.Module):
         h = self._run(self.middle_block, h, embedding_BC, context_BNC)
         for stage in self.output_blocks:
             h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding_BC, context_BNC)
-        output = self.out(h.to(self.out[0].weight.dtype))
-        if not self.config.takes_off_level:
-            return output
-        said, share = output.split([self.config.out_channels, 1], dim=1)
-        return said - share * level.to(said.dtype)
-
-    def _level(self, x_BCDHW: Tensor) -> Tensor:
-        """Weighted mean of what is shown (B, out_channels, 1, 1, 1); 0 where nothing has weight."""
-        channels = self.config.out_channels
-        _, weight, shown = x_BCDHW.split([channels, 1, channels], dim=1)
-        total = weight.sum(dim=(2, 3, 4), keepdim=True)
-        return (shown * weight).sum(dim=(2, 3, 4), keepdim=True) / total.clamp(min=1e-6)
+        said = self.out(h.to(self.out[0].weight.dtype))
+        return said if self.replacement is None else self.replacement(said, x_BCDHW[:, -self.config.out_channels :])
 
     def in_precision(self, dtype: torch.dtype) -> UNet3D:
         """Compute in ``dtype`` from now on; returns itself.
@@ -186,7 +164,8 @@ class UNet3D(nn.Module):
         layer norms gather their statistics in float32 in any case.)
         """
         self.to(dtype)
-        self.out.float()
+        for last in filter(None, (self.out, self.replacement)):
+            last.float()
         return self
 
     def _make_input_blocks(self) -> tuple[nn.ModuleList, list[int]]:

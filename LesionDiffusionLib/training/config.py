@@ -144,6 +144,8 @@ class LINetTraining(DenoiserTraining):
             raise SettingsError(f"whitening lies in 0..1, got {self.whitening:g}")
         _one_of("loss", self.loss, LINET_LOSSES)
         self.require_channels((input_channels(self.change), 5 if self.loss == "released" else 4), self.loss)
+        if self.network.replaces_shown and self.prediction != "x0":
+            raise SettingsError(f'network.replaces_shown says changes: it needs prediction=x0, got "{self.prediction}"')
 
 
 @dataclass(frozen=True)

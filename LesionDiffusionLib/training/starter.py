@@ -92,7 +92,7 @@ def _saying_changes(training: LINetTraining) -> LINetTraining:
     """
     return dataclasses.replace(
         training,
-        network=dataclasses.replace(training.network, in_channels=9, takes_off_level=True, level_in_embedding=True),
+        network=dataclasses.replace(training.network, in_channels=9, replaces_shown=True),
         loop=dataclasses.replace(training.loop, steps=13_500),
         sampling=dataclasses.replace(training.sampling, guidance=1.0),
         change=LatentChange(1 / 16),

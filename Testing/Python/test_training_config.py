@@ -91,6 +91,13 @@ def test_values_nobody_knows_are_refused(network, setting, message):
         load_config(network, "paper", None, [setting])
 
 
+def test_a_network_that_says_changes_predicts_them():
+    settings = ["network.in_channels=9", "network.replaces_shown=true", 'change={"unit": 0.0625}']
+    assert load_config("linet", "paper", None, [*settings, "prediction=x0"]).network.replaces_shown
+    with pytest.raises(SettingsError, match='needs prediction=x0, got "epsilon"'):
+        load_config("linet", "paper", None, settings)
+
+
 @pytest.mark.parametrize(("dims", "parameters"), [(2, 2_764_481), (3, 11_049_665)])
 def test_judges_have_the_released_size(dims, parameters):
     """Source: released-model 1.6."""

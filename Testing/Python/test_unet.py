@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -142,36 +141,22 @@ def test_a_fresh_network_predicts_zero():
     assert torch.equal(y, torch.zeros_like(y))
 
 
-def test_a_level_is_taken_off_as_much_as_the_last_output_says():
-    network = UNet3D(replace(TINY, in_channels=5, takes_off_level=True))  # fresh: it says nothing but its biases
-    x, weight = torch.randn(2, 5, 4, 8, 4), torch.rand(2, 1, 4, 8, 4) * (torch.rand(2, 1, 4, 8, 4) > 0.7)
-    x[:, 2:3], x[1, 2] = weight, 0  # the second sample has no weight anywhere
+def test_what_is_shown_is_replaced_as_the_last_outputs_say():
+    """Fresh, it says nothing but its biases: (1, -2) come, and half of the last two channels goes."""
+    network = UNet3D(replace(TINY, in_channels=5, replaces_shown=True))
+    x = torch.randn(2, 5, 4, 8, 4)
     with torch.no_grad():
         network.out[-1].bias.copy_(torch.tensor([1.0, -2.0, 0.5]))
-    y = network(x, torch.tensor([3, 700]), torch.randn(2, 5, 16))
-    for channel, said in enumerate((1.0, -2.0)):
-        level = np.average(x[0, 3 + channel].numpy(), weights=weight[0, 0].numpy())
-        torch.testing.assert_close(y[0, channel], torch.full((4, 8, 4), said - 0.5 * level))
-        torch.testing.assert_close(y[1, channel], torch.full((4, 8, 4), said))
+        y = network(x, torch.tensor([3, 700]), torch.randn(2, 5, 16))
+        said = torch.tensor([1.0, -2.0, 0.5]).reshape(1, 3, 1, 1, 1).expand(2, 3, 4, 8, 4)
+        torch.testing.assert_close(y, network.replacement(said, x[:, 3:]))
+    assert y.std() > 0.1
 
 
-def test_a_level_in_the_embedding_is_added_to_the_timesteps():
-    hears = random_unet(replace(TINY, in_channels=5, level_in_embedding=True))
-    deaf = UNet3D(replace(TINY, in_channels=5))
-    deaf.load_state_dict({k: v for k, v in hears.state_dict().items() if not k.startswith("level_embed.")})
-    x, t, context = torch.randn(1, 5, 4, 8, 4), torch.tensor([40]), torch.randn(1, 2, 16)
-    x[:, 2] = (x[:, 2] > 0.5).float()
-    y = hears(x, t, context)
-    level = x[0, 3:, x[0, 2] > 0].mean(dim=1)
-    assert not torch.allclose(y, deaf(x, t, context), rtol=1e-2)
-    with torch.no_grad():
-        deaf.time_embed[-1].bias += hears.level_embed(level)
-    torch.testing.assert_close(y, deaf(x, t, context))
-
-
-def test_in_half_precision_it_says_nearly_the_same_and_in_float32():
-    network = random_unet(TINY)
-    inputs = torch.randn(1, 3, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16)
+@pytest.mark.parametrize("config", [TINY, replace(TINY, in_channels=5, replaces_shown=True)])
+def test_in_half_precision_it_says_nearly_the_same_and_in_float32(config):
+    network = random_unet(config)
+    inputs = torch.randn(1, config.in_channels, 4, 8, 4), torch.tensor([10]), torch.randn(1, 2, 16)
     exact = network(*inputs)
     rough = network.in_precision(torch.bfloat16)(*inputs)
     assert rough.dtype == torch.float32
@@ -206,8 +191,7 @@ def test_config_keeps_lists_as_tuples():
         ({"channel_mult": (1, 0)}, r"channel_mult\[1\] must be at least 1"),
         ({"model_channels": 7}, "model_channels must be even"),
         ({"model_channels": 10}, "divisible by norm_groups 32 and by head_channels 32, got 40"),
-        ({"takes_off_level": True}, "takes_off_level needs 3 input channels, got 1"),
-        ({"level_in_embedding": True}, "level_in_embedding needs 3 input channels, got 1"),
+        ({"replaces_shown": True}, "replaces_shown needs 3 input channels, got 1"),
         ({"skip_context": True}, "as wide as context_dim 512, got 32"),
     ],
 )
