@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from LesionDiffusionLib.errors import DatasetError
+from LesionDiffusionLib.whole_file import whole_file
 
 PROGRAM = "TotalSegmentator"
 
@@ -23,12 +23,11 @@ def segment_organs(ct: Path, out: Path, device: str = "gpu", fast: bool = False)
         raise DatasetError(
             f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"
         )
-    partial = out.with_name("part-" + out.name)
-    command = [program, "-i", str(ct), "-o", str(partial), "--ml", "--device", device, *(["--fast"] if fast else [])]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode or not partial.is_file():
-        last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
-        partial.unlink(missing_ok=True)
-        raise DatasetError(f"{PROGRAM} made no organ map of {ct} (exit code {result.returncode}): {last:.200}")
-    os.replace(partial, out)
+    options = ["--ml", "--device", device, *(["--fast"] if fast else [])]
+    with whole_file(out) as partial:
+        command = [program, "-i", str(ct), "-o", str(partial), *options]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode or not partial.is_file():
+            last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
+            raise DatasetError(f"{PROGRAM} made no organ map of {ct} (exit code {result.returncode}): {last:.200}")
     return out

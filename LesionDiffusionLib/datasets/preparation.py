@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from LesionDiffusionLib.errors import DatasetError, OutputError, reason_of
 from LesionDiffusionLib.io import read_ct, read_labels
 from LesionDiffusionLib.training.prepared import CASES, FORMAT, MANIFEST
 from LesionDiffusionLib.volume import align_to
+from LesionDiffusionLib.whole_file import whole_file
 
 ORGANS = "organs"  # folder for organ maps that were made
 
@@ -109,9 +109,8 @@ def _prepared(scan: Scan, how: Preparation) -> Iterator[Prepared | LeftOut]:
 def _saved(found: Prepared, scan: Scan, number: int, split: str, out: Path) -> dict:
     """Write a case; returns its entry of the manifest."""
     file = f"{CASES}/{scan.name}_{number}.npz"
-    partial = out / f"{file}.part.npz"
-    found.case.save(partial)
-    os.replace(partial, out / file)
+    with whole_file(out / file) as partial:
+        found.case.save(partial)
     report = found.case.report
     return {
         "id": f"{scan.name}_{number}",
@@ -130,6 +129,5 @@ def _saved(found: Prepared, scan: Scan, number: int, split: str, out: Path) -> d
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from LesionDiffusionLib.training.config import (
     config_from_json,
 )
 from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.whole_file import whole_file
 
 RUN, WEIGHTS, CHECKPOINT = "run.json", "weights.safetensors", "checkpoint.pt"
 FILES = {"vqgan": "vqgan.safetensors", "lmnet": "lmnet.safetensors", "linet": "linet.safetensors"}
@@ -66,12 +66,10 @@ def save_trained(folder: Path, network: str, training: Training, tensors: Mappin
 
     content = {"network": network, "training": dataclasses.asdict(training), "version": __version__, **facts}
     try:
-        partial = folder / (WEIGHTS + ".part")
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        os.replace(partial, folder / WEIGHTS)
-        partial = folder / (RUN + ".part")
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, folder / RUN)
+        with whole_file(folder / WEIGHTS) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        with whole_file(folder / RUN) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"could not write the weights to {folder}: {error}; make room and run the same command with --resume"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from LesionDiffusionLib.errors import OutputError, TrainingError
+from LesionDiffusionLib.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,10 @@ class Checkpoint:
         Raises:
             OutputError: it cannot be written, for instance because the disk is full; the last checkpoint is kept.
         """
-        partial = self.path.with_name(self.path.name + ".part")
         try:
-            with partial.open("wb") as file:
-                torch.save({**state, "settings": dict(self.settings)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path)
+            with whole_file(self.path) as partial:
+                torch.save({**state, "settings": dict(self.settings)}, partial)
         except (OSError, RuntimeError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise OutputError(
                 f"could not write the checkpoint of step {state['done']}: {str(error).splitlines()[0]}; "
                 f"{self.last()}; make room and continue with --resume"
