@@ -41,8 +41,10 @@ class Checkpoint:
                 f"{self.last()}; make room and continue with --resume"
             ) from error
 
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The state, or None when there is none yet.
+    def load(self) -> dict[str, Any] | None:
+        """The state in main memory, or None when there is none yet.
+
+        A GPU's optimizer would ask its counters of steps one by one, hundreds of times a step, if they lay there.
 
         Raises:
             TrainingError: the file cannot be read, or belongs to a training with other settings.
@@ -50,7 +52,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, map_location=device, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
             settings = state["settings"]
         except (OSError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
             raise TrainingError(
