@@ -82,16 +82,11 @@ def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> d
                 continue
             rows.append(judge(case, organs))
             print(report.lesion_type, rows[-1], flush=True)
-    alike = {
-        name: _share_in_order(ct, organs, models, comparable(organs, args.pairs), *how) for name, how in WORDS.items()
-    }
+    drawn = comparable(organs, args.pairs)
+    alike = {name: _share_in_order(ct, organs, models, drawn, *how) for name, how in WORDS.items()}
     border_hu = np.median([edge_step_hu(ct, organs.mask(name)) for name in BORDERS if organs.voxel_count(name)])
-    return (
-        summary(rows)
-        | {"left out": left_out}
-        | alike
-        | {"median step at organ borders, HU": round(float(border_hu), 1)}
-    )
+    borders = {"median step at organ borders, HU": round(float(border_hu), 1)}
+    return summary(rows) | {"left out": left_out} | alike | borders
 
 
 def reports(organs: OrganMap, count: int) -> list[LesionReport]:
