@@ -32,6 +32,7 @@ from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
 
 NEAR_MM = 5.0  # an organ this close to a lesion may be the one it grows in
+LEAST_AORTA_VOXELS = 50  # fewer do not show the contrast phase
 ALLOWED_HU = (-1024, 3071)
 
 
@@ -127,13 +128,24 @@ def _prepared(
     organ = _organ_of(organs, lesion, scan, kind)
     target = organs.mask(organ) | lesion
     finding = Finding(None if ct is None else ct.array, lesion, target, organs.volume.geometry)
-    measured = _measured(scan, patient, finding, organ, round_sphericity)
     entry = next((e for e in entries if e.report.organ == organ), None)
     read = LesionReport() if entry is None else entry.report
+    known = kind and lesion_type(kind)
+    # both kidneys: a map that holds nothing else knows no neighbors
+    others = (organs.volume.array > 0) & ~organs.mask(scan.organ or organ) & ~target
+    measured = measured_report(
+        finding,
+        organ,
+        others if others.any() else None,
+        ct is not None,
+        round_sphericity,
+        known,
+        read.enhancement or _enhancement(scan, patient),
+    )
     values = {f.name: getattr(read, f.name) for f in dataclasses.fields(read) if getattr(read, f.name) is not None}
     values.pop("size_mm", None)
     own = {name: getattr(measured, name) for name in measured.__dataclass_fields__ if name not in values}
-    report = LesionReport(**{**own, **values, "organ": organ, "lesion_type": kind and lesion_type(kind).name})
+    report = LesionReport(**{**own, **values, "organ": organ, "lesion_type": known and known.name})
     stated = tuple(name for name, value in own.items() if value is not None and name not in ("organ", "organ_type"))
     ct_value = None if ct is None else round(float(ct.array[lesion].mean()), 1)
     number = next(n for n, name in load_table("totalseg_v1").items() if name in vocabulary().organ(organ).labels)
@@ -149,18 +161,14 @@ def _prepared(
     return Prepared(case, report.lesion_type, measured.size_mm, stated, entry is not None), entry
 
 
-def _measured(
-    scan: Scan, patient: _Surroundings, finding: Finding, organ: str, round_sphericity: float
-) -> LesionReport:
-    """The measured report, with the contrast phase that the dataset states or the aorta shows."""
+def _enhancement(scan: Scan, patient: _Surroundings) -> str | None:
+    """The contrast phase that the dataset states or the aorta shows; None without a CT."""
     ct, organs, _ = patient
-    own = organs.mask(scan.organ or organ)  # both kidneys: a map that holds nothing else knows no neighbors
-    others = (organs.volume.array > 0) & ~own & ~finding.organ
-    report = measured_report(finding, organ, others if others.any() else None, ct is not None, round_sphericity)
-    enhancement = scan.enhancement if ct is not None else None
-    if ct is not None and enhancement is None and organs.voxel_count("aorta") > 50:
-        enhancement = enhancement_of(meters.median_hu(ct.array, organs.mask("aorta")))
-    return dataclasses.replace(report, enhancement=enhancement)
+    if ct is None or scan.enhancement is not None:
+        return None if ct is None else scan.enhancement
+    if organs.voxel_count("aorta") <= LEAST_AORTA_VOXELS:
+        return None
+    return enhancement_of(meters.median_hu(ct.array, organs.mask("aorta")))
 
 
 def _organ_of(organs: OrganMap, lesion: np.ndarray, scan: Scan, kind: str | None) -> str:

@@ -264,6 +264,24 @@ def test_a_type_file_wins_and_is_completed_by_measuring(tmp_path):
     assert "hypodense lesion" in strings["report"]["image"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "enhancement", "stone"),
+    [("liver cancer", "enhanced CT", False), ("", "enhanced CT", False), ("", "non-contrast CT", True)],
+)
+def test_type_and_contrast_decide_what_is_a_stone(tmp_path, kind, enhancement, stone):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (5, 4, 4), 180)
+    write_labels(hu.astype(np.int16), geometry, tmp_path / "ct.nii.gz")
+    write_labels(mask.astype(np.uint8), geometry, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array, geometry, tmp_path / "organs.nii.gz")
+    (tmp_path / "t.csv").write_text(
+        "label,image,lesion_type,organs,numbering,enhancement\n"
+        f"label.nii.gz,ct.nii.gz,{kind},organs.nii.gz,totalseg_v1,{enhancement}\n"
+    )
+    (entry,) = prepare("csv", table(tmp_path / "t.csv"), Preparation(tmp_path / "out"))["cases"]
+    assert entry["attributes"].get("specific features") == ("stone" if stone else None)
+    assert entry["attributes"]["enhancement status"] == enhancement
+
+
 @pytest.mark.parametrize(("number", "told"), [("5", 1), ("7", 0), ("10", 0)])
 def test_an_entry_of_a_type_file_tells_of_one_lesion_of_its_organ(tmp_path, number, told):
     """Two lesions in one liver (5); the aorta (7) is no organ of ours, and the pancreas (10) has none."""
@@ -283,7 +301,8 @@ def test_an_entry_of_a_type_file_tells_of_one_lesion_of_its_organ(tmp_path, numb
         (tmp_path / f"{kind}_list.txt").write_text(f"{kind}.{end}\n")
     cases = prepare("released", released(tmp_path), Preparation(tmp_path / "out"))["cases"]
     assert [case["report"] != "measured" for case in cases] == [n < told for n in range(2)]
-    assert [("shape" in case["measured"]) for case in cases] == [n >= told for n in range(2)]
+    shapes = [case["attributes"].get("shape") for case in cases]
+    assert shapes == ["irregular" if told else "round-like", None], "read, measured, and too small to be measured"
     sizes = [case["size_mm"] for case in cases]
     assert sizes[0] != sizes[1]
     for n, case in enumerate(cases):
