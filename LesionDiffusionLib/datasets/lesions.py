@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from LesionDiffusionLib import meters
-from LesionDiffusionLib.datasets.layouts import Scan
+from LesionDiffusionLib.datasets.scans import Scan
 from LesionDiffusionLib.errors import DatasetError, ReportError
 from LesionDiffusionLib.fit import ROUND_SPHERICITY, Finding
 from LesionDiffusionLib.geometry import Box

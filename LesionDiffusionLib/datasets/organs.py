@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from LesionDiffusionLib.datasets.layouts import Scan
+from LesionDiffusionLib.datasets.scans import Scan
 from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.io import read_labels

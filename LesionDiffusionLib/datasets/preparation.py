@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from LesionDiffusionLib import __version__
-from LesionDiffusionLib.datasets.layouts import TEST_PART, Scan
+from LesionDiffusionLib.datasets.layouts import TEST_PART
 from LesionDiffusionLib.datasets.lesions import LeftOut, Limits, Prepared, lesions_of
 from LesionDiffusionLib.datasets.organs import Segment, organs_of
+from LesionDiffusionLib.datasets.scans import Scan
 from LesionDiffusionLib.errors import DatasetError, OutputError, reason_of
 from LesionDiffusionLib.io import read_ct, read_labels
 from LesionDiffusionLib.training.prepared import CASES, FORMAT, MANIFEST

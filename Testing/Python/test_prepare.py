@@ -91,6 +91,8 @@ def test_a_folder_of_the_released_lists_is_a_patient_unless_it_holds_too_many(tm
     assert patients(*twice) == [f"Liver/{n}" for n in range(5) for _ in range(2)]
     flat = [f"{organ}/{n}.nii.gz" for organ in ("liver", "lung") for n in range(4)]
     assert patients(*flat) == flat, "half of all scans cannot be one patient's"
+    few = [f"Liver/{n}/{phase}.nii.gz" for n in range(2) for phase in ("early", "late")]
+    assert patients(*few) == ["Liver/0", "Liver/0", "Liver/1", "Liver/1"], "nor may one be split where there are few"
     (tmp_path / "label_list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match=r"cannot read the list .* in UTF-8"):
         released(tmp_path)
@@ -125,6 +127,23 @@ def test_a_table_that_cannot_be_used_is_explained(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         table(tmp_path / "t.csv")
+
+
+def test_rows_of_one_file_are_one_patient(tmp_path):
+    def rows(text: str) -> list[tuple]:
+        (tmp_path / "t.csv").write_text(text)
+        return [(scan.name, scan.patient, dict(scan.lesions)) for scan in table(tmp_path / "t.csv")]
+
+    one_map = "label,lesion_value,lesion_type\nx.nii.gz,2,kidney cancer\nx.nii.gz,3,kidney cyst\n"
+    assert rows(one_map) == [("x", "x", {2: "kidney cancer", 3: "kidney cyst"})]
+    named = "name,label,lesion_value\ntumor,x.nii.gz,2\ncyst,sub/../x.nii.gz,3\n"
+    assert [patient for _, patient, _ in rows(named)] == ["tumor", "tumor"]
+    chain = "name,image,label\na,1.nii.gz,a.nii.gz\nb,2.nii.gz,b.nii.gz\nc,2.nii.gz,a.nii.gz\nd,3.nii.gz,d.nii.gz\n"
+    assert [patient for _, patient, _ in rows(chain)] == ["a", "a", "a", "d"], "the third row shares with both"
+    told = "name,patient,image,label\na,,1.nii.gz,a.nii.gz\nb,p7,1.nii.gz,b.nii.gz\n"
+    assert [patient for _, patient, _ in rows(told)] == ["p7", "p7"]
+    with pytest.raises(DatasetError, match="several rows for the scan x and the label 2; keep one"):
+        rows("label,lesion_value\nx.nii.gz,2\nx.nii.gz,2\n")
 
 
 def test_measured_reports_tell_what_was_put_in(prepared):
