@@ -74,14 +74,27 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True)
+class Remark:
+    """Something that a user gave for a scan and that was not used as given."""
+
+    scan: str
+    text: str
+
+
 def lesions_of(
     scan: Scan, ct: Volume | None, labels: Volume, organs: OrganMap, limits: Limits
-) -> Iterator[Prepared | LeftOut]:
+) -> Iterator[Prepared | LeftOut | Remark]:
     """Every lesion of a scan, as a case or with the reason why not. All volumes are on one grid.
 
-    An entry of the scan's type file tells of one lesion, the largest of its organ that is not told of yet.
+    An entry of the scan's type file tells of one lesion, the largest of its organ that is not told of yet. Entries that
+    tell of none, and values that could not be read, are remarked on.
+
+    A lesion that touches the scan's border is left out, and not only its size: cut there, it would teach LMNet that
+    lesions have flat faces, and nobody knows the box that it belongs in.
     """
     entries = _entries(scan.report)
+    yield from (Remark(scan.name, f"{_told_of(e)}: {warning}") for e in entries for warning in e.warnings)
     if not np.isin(labels.array, list(scan.lesions)).any():
         yield LeftOut(scan.name, f"no lesion: no voxel has the label {' or '.join(map(str, scan.lesions))}")
     for value, kind in scan.lesions.items():
@@ -102,6 +115,11 @@ def lesions_of(
                     yield prepared
                 except (DatasetError, ReportError) as error:
                     yield LeftOut(scan.name, f"{told}: {error}")
+    yield from (Remark(scan.name, f"{_told_of(e)} tells of no lesion that is used") for e in entries)
+
+
+def _told_of(entry: ReleasedEntry) -> str:
+    return f'entry "{entry.class_id}" ({entry.report.organ or "no organ of the vocabulary"}) of the type file'
 
 
 class _Surroundings(NamedTuple):
@@ -113,9 +131,12 @@ class _Surroundings(NamedTuple):
 
 
 def _cut_out(ct: Volume | None, organs: OrganMap, lesion: np.ndarray, margin_mm: float) -> _Surroundings:
-    geometry = organs.volume.geometry
+    """Raises DatasetError when the lesion touches the scan's border."""
+    geometry, extent = organs.volume.geometry, Box.bounding(lesion)
+    if min(extent.start) == 0 or any(stop == n for stop, n in zip(extent.stop, geometry.shape, strict=True)):
+        raise DatasetError("it touches the scan's border, so that nobody knows the rest of it")
     margin_vox = tuple(int(np.ceil(margin_mm / s)) for s in geometry.spacing_mm)
-    box = Box.bounding(lesion).padded(margin_vox).clipped(geometry.shape)
+    box = extent.padded(margin_vox).clipped(geometry.shape)
     organs = OrganMap(organs.volume.cropped(box), organs.table)
     return _Surroundings(None if ct is None else ct.cropped(box), organs, lesion[box.slices])
 

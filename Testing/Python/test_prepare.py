@@ -397,6 +397,88 @@ def test_a_taken_folder_and_damaged_cases_are_refused(prepared, tmp_path):
         prepare("csv", [], Preparation(tmp_path / "file" / "out"))
 
 
+def dataset_without_maps(folder, count=2):
+    """The CSV dataset without its organ columns, its organ maps in a folder ``maps`` as SCAN.nii.gz."""
+    path = write_dataset(folder, count)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    keep = [n for n, name in enumerate(lines[0]) if name != "organs"]
+    path.write_text("\n".join(",".join(line[n] for n in keep) for line in lines) + "\n")
+    (folder / "maps").mkdir()
+    for n in range(count):
+        (folder / f"organs{n}.nii.gz").rename(folder / "maps" / f"s{n}.nii.gz")
+    return path
+
+
+def test_a_folder_of_organ_maps_that_fits_no_scan_is_refused(tmp_path, capsys):
+    path = dataset_without_maps(tmp_path / "raw")
+    arguments = ["prepare", "--layout", "csv", "--data", str(path), "--out", str(tmp_path / "out"), "--organs"]
+    assert main([*arguments, str(tmp_path / "absent")]) == 2
+    assert "expected a folder of organ maps, got" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "patient7.nii.gz").touch()
+    assert main([*arguments, str(tmp_path / "other")]) == 2
+    assert "such as s0.nii.gz, got patient7.nii.gz; name the maps like the scans" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_an_organ_map_came_from_is_told(tmp_path, capsys):
+    path = dataset_without_maps(tmp_path / "raw")
+    maps = path.parent / "maps"
+    rows = path.read_text().replace(",enhancement", ",enhancement,organ_values").splitlines()
+    path.write_text("\n".join([rows[0], *(row + ",1" for row in rows[1:])]) + "\n")
+    (maps / "s1.nii.gz").unlink()
+    out = tmp_path / "out"
+    assert main(["prepare", "--layout", "csv", "--data", str(path), "--out", str(out), "--organs", str(maps)]) == 0
+    sources = {case["scan"]: case["organs_from"] for case in read_manifest(out)["cases"]}
+    assert sources == {"s0": f"--organs: {maps / 's0.nii.gz'}", "s1": "label values 1"}
+    told = f"s1: {maps} has no s1.nii.gz; its organ map is from label values 1"
+    assert f"not used as given: {told}\n" in capsys.readouterr().out
+    (entry, *_) = prepare("csv", table(write_dataset(tmp_path / "b", 1)), Preparation(tmp_path / "o"))["cases"]
+    assert entry["organs_from"] == f"dataset: {tmp_path / 'b' / 'organs0.nii.gz'}"
+
+
+def test_totalsegmentator_is_looked_for_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["prepare", "--layout", "csv", "--data", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--totalsegmentator"]) == 2
+    assert "TotalSegmentator is not installed: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_type_file_says_in_vain_is_told(tmp_path, capsys):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    write_labels(hu.astype(np.int16), geometry, tmp_path / "img.nii.gz")
+    write_labels(np.where(mask, 2, organs.volume.array == 5).astype(np.uint8), geometry, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array, geometry, tmp_path / "seg.nii.gz")
+    entries = {"5": ["", "", {"shape": "bizarre,"}, []], "10": ["", "", {"shape": "irregular,"}, []]}
+    (tmp_path / "type.json").write_text(json.dumps(entries))
+    for kind, end in (("img", "nii.gz"), ("label", "nii.gz"), ("seg", "nii.gz"), ("type", "json")):
+        (tmp_path / f"{kind}_list.txt").write_text(f"{kind}.{end}\n")
+    out = tmp_path / "out"
+    assert main(["prepare", "--layout", "released", "--data", str(tmp_path), "--out", str(out)]) == 0
+    texts = [remark["text"] for remark in read_manifest(out)["remarks"]]
+    assert texts == [
+        'entry "5" (liver) of the type file: shape: of "bizarre" only "" was read',
+        'entry "10" (pancreas) of the type file tells of no lesion that is used',
+    ]
+    told = capsys.readouterr().out
+    assert all(f"not used as given: label: {text}" in told for text in texts)
+    assert "0 left out, 2 not used as given" in told
+
+
+@pytest.mark.parametrize("cut", [(slice(22, None), slice(None), slice(None)), (slice(None), slice(None), slice(0, 28))])
+def test_a_lesion_cut_by_the_scans_border_is_left_out(tmp_path, cut):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    part = type(geometry)(mask[cut].shape, geometry.affine_ras)
+    write_labels(hu.astype(np.int16)[cut], part, tmp_path / "ct.nii.gz")
+    write_labels(mask.astype(np.uint8)[cut], part, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array[cut], part, tmp_path / "organs.nii.gz")
+    rows = "label,image,organs,numbering\nlabel.nii.gz,ct.nii.gz,organs.nii.gz,totalseg_v1\n"
+    (tmp_path / "t.csv").write_text(rows)
+    with pytest.raises(DatasetError, match=r"lesion of \d+ voxels with label 1: it touches the scan's border"):
+        prepare("csv", table(tmp_path / "t.csv"), Preparation(tmp_path / "out"))
+
+
 @pytest.mark.shared
 def test_real_kits23_masks(shared, tmp_path):
     scans = kits23(shared / "data" / "kits23")[:2]
