@@ -12,17 +12,23 @@ from LesionDiffusionLib.whole_file import whole_file
 PROGRAM = "TotalSegmentator"
 
 
+def find_program() -> str:
+    """The path of the installed program. Raises DatasetError when there is none."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise DatasetError(
+            f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"
+        )
+    return program
+
+
 def segment_organs(ct: Path, out: Path, device: str = "gpu", fast: bool = False) -> Path:
     """Write the organ map of a CT file to ``out`` (.nii.gz) and return it; version 2 names its numbers in the header.
 
     Raises:
         DatasetError: TotalSegmentator is not installed, failed, or wrote nothing.
     """
-    program = shutil.which(PROGRAM)
-    if program is None:
-        raise DatasetError(
-            f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"
-        )
+    program = find_program()
     options = ["--ml", "--device", device, *(["--fast"] if fast else [])]
     with whole_file(out) as partial:
         command = [program, "-i", str(ct), "-o", str(partial), *options]
