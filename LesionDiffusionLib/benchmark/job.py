@@ -17,6 +17,7 @@ from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.linet import LatentCodec, LatentMask, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.networks.convolution import store_channels_last
 from LesionDiffusionLib.networks.text_tower import (
     BiomedCLIPTextEncoder,
     TextEncoder,
@@ -129,7 +130,7 @@ def random_models(device: torch.device, sizes: Sizes | None = None, precision: s
     for network in (*unets, autoencoder):
         fold_upsampling(network)
     for unet in unets:
-        unet.in_precision(PRECISIONS[precision])
+        store_channels_last(unet.in_precision(PRECISIONS[precision]))
     lmnet, linet = (Denoiser(unet, NoiseSchedule.scaled_linear(), "epsilon") for unet in unets)
     codec = LatentCodec(autoencoder, torch.zeros(4), torch.ones(4))
     with torch.no_grad():

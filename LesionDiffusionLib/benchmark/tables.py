@@ -35,7 +35,7 @@ def _comparison(comparison: dict[str, Any]) -> str:
     missing = "" if len(rows) == 3 else "\nThe released way does not fit into the memory: no ratio, no difference.\n"
     bare = ", ".join(
         f"{name} {one['tflop']:.3f} TFLOP at {one['tflops']:.3f} TFLOP/s, {one['share_of_ceiling']:.0%} of the ceiling "
-        f"(with the channels last in memory {one['channels_last_tflops']:.3f} TFLOP/s)"
+        f"({_channels_last(one['channels_last_tflops'])})"
         for name, one in comparison["forwards"].items()
     )
     note = (
@@ -45,6 +45,11 @@ def _comparison(comparison: dict[str, Any]) -> str:
         f"One evaluation of one sample: {bare}.\n"
     )
     return _table(head, rows) + missing + note
+
+
+def _channels_last(tflops: float | None) -> str:
+    how = "as they are" if tflops is None else f"{tflops:.3f} TFLOP/s"
+    return f"with the channels last in memory {how}"
 
 
 def _told(figure: float | None) -> str:

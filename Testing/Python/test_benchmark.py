@@ -23,6 +23,7 @@ from LesionDiffusionLib.benchmark.tables import as_markdown
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.networks import convolution
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
 from LesionDiffusionLib.resampling import box_on_grid, window_grid
@@ -108,6 +109,15 @@ def test_measuring_channels_last_leaves_the_networks_as_they_were(job):
         assert told[name]["channels_last_tflops"] > 0
         assert all(p.is_contiguous() for p in one.backbone.parameters())
         assert torch.equal(one.backbone(*one.inputs), before[name])
+
+
+def test_channels_that_are_last_already_are_not_measured_again(monkeypatch):
+    monkeypatch.setattr(convolution, "_halved_on_gpu", lambda x: x.dtype in convolution.HALF)  # a CPU in its place
+    networks = forwards(random_models(CPU, SMALL, "bf16"))
+    told = bare_forwards(networks, ceiling=0.5)
+    first = networks["LINet"].backbone.input_blocks[0][0].weight
+    assert first.stride(1) == 1
+    assert all(one["channels_last_tflops"] is None for one in told.values())
 
 
 def test_only_the_released_way_encodes_text_at_every_step(job, monkeypatch):
