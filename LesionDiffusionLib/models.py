@@ -77,6 +77,8 @@ class Models:
         return list(dict.fromkeys(others))
 
     def _context(self, encoder: TextEncoder, strings: list[str]) -> Tensor:
+        if (tower := getattr(encoder, "tower", None)) is not None:
+            tower.to(self.device)  # it may have waited elsewhere, and found no room to come back
         with torch.no_grad():
             return encoder.encode(strings or [""])[None].to(self.device)
 
