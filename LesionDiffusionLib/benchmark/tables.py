@@ -32,7 +32,8 @@ def _comparison(comparison: dict[str, Any]) -> str:
         cells = [row["name"], *(f"{s:.2f}" for s in seconds), f"{sum(row['seconds'].values()):.2f}"]
         cells += [_told(row["ratio"]), f"{row['tflops']:.3f}", f"{row['share_of_ceiling']:.0%}", memory]
         rows.append([*cells, _told(row["difference_hu"])])
-    missing = "" if len(rows) == 3 else "\nThe released way does not fit into the memory: no ratio, no difference.\n"
+    why = comparison["released_way_missing"]
+    missing = f"\nThe released way {why}: no ratio, no difference. With --margin-mm it takes less.\n" if why else ""
     bare = ", ".join(
         f"{name} {one['tflop']:.3f} TFLOP at {one['tflops']:.3f} TFLOP/s, {one['share_of_ceiling']:.0%} of the ceiling "
         f"({_channels_last(one['channels_last_tflops'])})"
