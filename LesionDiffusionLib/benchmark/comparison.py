@@ -99,7 +99,8 @@ def _where_it_runs(exact: Job, settings: Settings) -> tuple[Outcome | None, str 
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             return None, "does not fit into the memory"
-        return None, f"cannot be computed ({str(error).strip().splitlines()[0]:.200})"
+        reason = str(error).strip().split("\n")[0]
+        return None, f"cannot be computed ({reason:.200})"
 
 
 def _row(name: str, way: Outcome, slow: Outcome | None, tflop: float, ceiling: float) -> Row:

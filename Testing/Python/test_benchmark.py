@@ -42,6 +42,11 @@ def job():
     return make_job(random_models(CPU, SMALL), 30, COARSE_MM)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
 class Conv(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -127,12 +132,14 @@ def test_measuring_channels_last_leaves_the_networks_as_they_were(job):
         assert torch.equal(one.backbone(*one.inputs), before[name])
 
 
-def test_channels_that_are_last_already_are_not_measured_again(monkeypatch):
+@pytest.mark.parametrize("whose", ["random", "a bundle's"])
+def test_channels_that_are_last_already_are_not_measured_again(whose, tiny, monkeypatch):
     monkeypatch.setattr(convolution, "_halved_on_gpu", lambda x: x.dtype in convolution.HALF)  # a CPU in its place
-    networks = forwards(random_models(CPU, SMALL, "bf16"))
+    from_bundle = whose != "random"
+    models = load_models(tiny, CPU, precision="bf16") if from_bundle else random_models(CPU, SMALL, "bf16")
+    networks = forwards(models)
     told = bare_forwards(networks, ceiling=0.5)
-    first = networks["LINet"].backbone.input_blocks[0][0].weight
-    assert first.stride(1) == 1
+    assert all(one.backbone.input_blocks[0][0].weight.stride(1) == 1 for one in networks.values())
     assert all(one["channels_last_tflops"] is None for one in told.values())
 
 
@@ -207,11 +214,6 @@ def test_in_half_precision_the_same_lesion_comes_out(job):
     assert figures["environment"]["precision"] == "bf16"
     assert next(ours.models.linet.denoiser.backbone.parameters()).dtype == torch.bfloat16
     assert figures["rounding_hu"] < 0.5 * figures["seed_to_seed_hu"], "zero where the codebook takes the rounding away"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 def test_processes_share_the_work():
