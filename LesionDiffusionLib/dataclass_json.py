@@ -32,11 +32,24 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     nested = next(filter(dataclasses.is_dataclass, plain), None)
     if nested is not None and not (value is None and NoneType in plain):
         return from_json(nested, value, where)
-    if isinstance(value, list):
-        return tuple(value)
+    sequence = next((kind for kind in plain if get_origin(kind) is tuple), None)
+    if sequence is not None and not (value is None and NoneType in plain):
+        return _tuple(get_args(sequence), value, where)
     wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
     wanted = tuple(t for t in wanted if isinstance(t, type))
+    if isinstance(value, float) and value.is_integer() and int in wanted and float not in wanted:
+        value = int(value)  # 1e3 steps
     accepted = (*wanted, int) if float in wanted else wanted
     if wanted and (not isinstance(value, accepted) or (isinstance(value, bool) and bool not in wanted)):
         raise ValueError(f"expected {hint} at {where}, got {value!r:.60}")
     return value
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list at {where}, got {value!r:.60}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ValueError(f"expected {len(kinds)} values at {where}, got {len(value)}")
+    return tuple(_value(kind, item, f"{where}[{n}]") for n, (kind, item) in enumerate(zip(kinds, value, strict=True)))

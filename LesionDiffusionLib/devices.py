@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 
 import torch
 
 from LesionDiffusionLib.errors import DeviceError
+from LesionDiffusionLib.memory import clear_memory_errors, keep_off_main_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BF16_CAPABILITY = (8, 0)  # of GPUs that compute in it; older ones emulate it
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device of "auto" (a CUDA GPU if torch sees one, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
+    """The device of "auto" (a CUDA GPU if torch computes on one, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
-    Of several GPUs, "auto" and "cuda" are the first, or this process's own where `torchrun` started several.
+    Of several GPUs, "auto" and "cuda" are the first, or this process's own where `torchrun` started several. A GPU is
+    tried, and ready when this returns; on Windows this process takes no more of it than is free.
 
     Raises:
-        DeviceError: no such device; says which there are.
+        DeviceError: no such device (says which there are), or a GPU that is full or that torch cannot compute on.
     """
+    device = _named(name)
+    trouble = _trouble(device)
+    if trouble is None:
+        keep_off_main_memory(device)
+        return device
+    told = f"torch {torch.__version__} cannot compute on {device} ({describe_device(device)}): {trouble}"
+    if name != "auto" or "LOCAL_RANK" in os.environ:  # of several processes none may go its own way
+        raise DeviceError(f"{told}; install a torch that is made for it and its driver, or use --device cpu")
+    warnings.warn(f"{told}; the CPU computes instead", stacklevel=2)
+    return torch.device("cpu")
+
+
+def _named(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     known = available_devices()
@@ -33,20 +50,46 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(device)
 
 
+def _trouble(device: torch.device) -> str | None:
+    """Why a GPU does not compute, in one line: torch also sees those it has no kernels for. None if it does.
+
+    Raises DeviceError when it is full.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        with clear_memory_errors(device):
+            torch.ones(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        return str(error).strip().split("\n")[0]
+    return None
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """One of PRECISIONS for its name or "auto": bf16 on GPUs that compute in it, else fp32.
 
     A CPU without bfloat16 instructions emulates them, many times slower than float32.
 
     Raises:
-        DeviceError: no such precision.
+        DeviceError: no such precision, or not on this GPU.
     """
-    if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return "bf16" if fast else "fp32"
-    if name not in PRECISIONS:
+    if name not in ("auto", *PRECISIONS):
         raise DeviceError(f"expected one of the precisions auto, {', '.join(PRECISIONS)}, got {name!r}")
-    return name
+    if name == "fp32" or device.type != "cuda":
+        return "fp32" if name == "auto" else name
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= BF16_CAPABILITY:
+        return "bf16"
+    if name == "bf16":
+        raise DeviceError(
+            f"expected fp32 on {device}, which does not compute in bf16 (compute capability {_dotted(capability)}, "
+            f"bf16 needs {_dotted(BF16_CAPABILITY)}), got bf16; use --precision fp32 or auto"
+        )
+    return "fp32"
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def available_devices() -> list[str]:
@@ -56,8 +99,11 @@ def available_devices() -> list[str]:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name for provenance and messages."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    """Name for provenance and messages; the kind alone where the driver does not tell."""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError, AssertionError):
+            return torch.cuda.get_device_name(device)
+    return device.type
 
 
 def synchronize(device: torch.device) -> None:

@@ -19,15 +19,20 @@ from LesionDiffusionLib.fit import (
     Finding,
     is_blurred,
 )
-from LesionDiffusionLib.geometry import axes_to_size
+from LesionDiffusionLib.geometry import Box, axes_to_size
+from LesionDiffusionLib.lesion_types import LesionType
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.vocabulary import vocabulary
 
-LEAST_VOXELS = 50  # below them shape and texture are those of the voxel grid
+LEAST_VOXELS = 50  # below them the texture is that of the voxel grid
+LEAST_SHAPE_VOXELS = 400  # below them corners and dents are lost, and rods, crescents and lobes measure as round
+LEAST_SLICES = 3  # along each axis; what a lesion of two slices looks like between them nobody knows
 EXPOSED_SHARE = 0.1  # of the lesion's surface: more on the organ's outside means a lesion of its margin
 PUNCTATE_MM = 8.0
 CLOSE_MM = 2.0  # to another organ
 ENHANCED_AORTA_HU, PLAIN_AORTA_HU = 110.0, 75.0
+STONE_MM = 25.0  # larger dense lesions are not called stones, where their type is not known
+STONE_STEP_HU = 300.0  # above the organ: more than contrast does
 
 
 def measured_report(
@@ -36,6 +41,8 @@ def measured_report(
     others: np.ndarray | None = None,
     has_ct: bool = True,
     round_sphericity: float = ROUND_SPHERICITY,
+    kind: LesionType | None = None,
+    enhancement: str | None = None,
 ) -> LesionReport:
     """The report of a lesion.
 
@@ -45,10 +52,13 @@ def measured_report(
         others: bool, other organs; None where nobody knows them.
         has_ct: whether densities can be measured.
         round_sphericity: from which on a lesion is round-like, else irregular.
+        kind: the lesion's type, if it is known: only kidney stones and gallstones are stones then.
+        enhancement: the scan's contrast phase, if it is known; it is stated as it is.
 
     Returns:
         What is measured: size, location, shape, relationship, and with a CT density, its variations and the margin.
-        What cannot be told stays None.
+        What cannot be told stays None; so does the shape of a lesion of fewer than LEAST_SHAPE_VOXELS voxels or
+        LEAST_SLICES slices along an axis, unless it is punctate.
     """
     mask, spacing_mm = finding.mask, finding.spacing_mm
     stated = {
@@ -57,11 +67,12 @@ def measured_report(
         "size_mm": axes_to_size(finding.geometry, meters.extents_mm(mask, spacing_mm)),
         "lesion_location": _location(mask, finding.organ),
         "shape": _shape(mask, spacing_mm, round_sphericity),
+        "enhancement": enhancement,
     }
     if others is not None:
         stated["relationship"] = _relationship(mask, others, spacing_mm)
     if has_ct:
-        stated |= _image_attributes(finding, lung="lung" in organ)
+        stated |= _image_attributes(finding, "lung" in organ, kind, enhancement)
     return LesionReport(**stated)
 
 
@@ -73,17 +84,16 @@ def enhancement_of(aorta_hu: float | None) -> str | None:
 
 
 def _location(mask: np.ndarray, organ: np.ndarray) -> str:
-    """At the margin where the lesion's own surface is part of the organ's outside."""
-    padded, around = np.pad(mask, 1), ndimage.binary_dilation(np.pad(mask, 1))
-    shell = around & ~padded
-    outside = shell & ~np.pad(organ, 1)
+    """At the margin where the lesion's own surface is part of the organ's outside, as far as the scan shows it."""
+    shell = ndimage.binary_dilation(mask) & ~mask
+    outside = shell & ~organ
     return "organ margin" if outside.sum() > EXPOSED_SHARE * shell.sum() else "inside organ"
 
 
 def _shape(mask: np.ndarray, spacing_mm: tuple[float, float, float], round_sphericity: float) -> str | None:
     if max(meters.extents_mm(mask, spacing_mm)) <= PUNCTATE_MM:
         return "punctate"
-    if mask.sum() < LEAST_VOXELS:
+    if mask.sum() < LEAST_SHAPE_VOXELS or min(Box.bounding(mask).shape) < LEAST_SLICES:
         return None
     return "round-like" if meters.sphericity(mask, spacing_mm) >= round_sphericity else "irregular"
 
@@ -94,12 +104,13 @@ def _relationship(mask: np.ndarray, others: np.ndarray, spacing_mm: tuple[float,
     return "close relationship with adjacent organs" if close else "no close relationship with surrounding organs"
 
 
-def _image_attributes(f: Finding, lung: bool) -> dict[str, object]:
-    """Density, variations, margin; and a stone where it is as dense as one."""
+def _image_attributes(f: Finding, lung: bool, kind: LesionType | None, enhancement: str | None) -> dict[str, object]:
+    """Density, variations, margin; and a stone where it must be one."""
     lesion_hu = meters.median_hu(f.ct_hu, meters.core(f.mask, f.spacing_mm))
-    found: dict[str, object] = {"density": _density(f, lesion_hu, lung)}
-    if lesion_hu >= STONE_ABOVE_HU and not lung:
-        found["specific_features"] = ("stone",) if max(meters.extents_mm(f.mask, f.spacing_mm)) < 25 else None
+    organ_hu = None if lung else meters.surrounding_hu(f.ct_hu, f.mask, f.organ & ~f.mask, f.spacing_mm)
+    found: dict[str, object] = {"density": _lung_density(lesion_hu) if lung else _density(lesion_hu, organ_hu)}
+    if not lung and _is_stone(f, lesion_hu, organ_hu, kind, enhancement):
+        found["specific_features"] = ("stone",)
     if f.mask.sum() >= LEAST_VOXELS:
         uneven = meters.texture_std_hu(f.ct_hu, f.mask, f.spacing_mm) >= HETEROGENEOUS_STD_HU
         found["density_variations"] = "heterogeneous" if uneven else "homogeneous"
@@ -110,12 +121,26 @@ def _image_attributes(f: Finding, lung: bool) -> dict[str, object]:
     return found
 
 
-def _density(f: Finding, lesion_hu: float, lung: bool) -> str | None:
-    if lung:
-        if GROUND_GLASS_HU[0] <= lesion_hu <= GROUND_GLASS_HU[1]:
-            return "low-density ground-glass opacity"
-        return "isodense soft tissue mass" if lesion_hu > GROUND_GLASS_HU[1] else None
-    organ_hu = meters.surrounding_hu(f.ct_hu, f.mask, f.organ & ~f.mask, f.spacing_mm)
+def _is_stone(
+    f: Finding, lesion_hu: float, organ_hu: float | None, kind: LesionType | None, enhancement: str | None
+) -> bool:
+    """Dense, and of a type that is a stone; of an unknown type small, and too dense for contrast alone."""
+    if lesion_hu < STONE_ABOVE_HU:
+        return False
+    if kind is not None:
+        return kind.family == "stone"
+    above_contrast = organ_hu is not None and lesion_hu - organ_hu > STONE_STEP_HU
+    small = max(meters.extents_mm(f.mask, f.spacing_mm)) < STONE_MM
+    return small and (enhancement == "non-contrast CT" or above_contrast)
+
+
+def _lung_density(lesion_hu: float) -> str | None:
+    if GROUND_GLASS_HU[0] <= lesion_hu <= GROUND_GLASS_HU[1]:
+        return "low-density ground-glass opacity"
+    return "isodense soft tissue mass" if lesion_hu > GROUND_GLASS_HU[1] else None
+
+
+def _density(lesion_hu: float, organ_hu: float | None) -> str | None:
     if organ_hu is None:
         return None
     step_hu = lesion_hu - organ_hu

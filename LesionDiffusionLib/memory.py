@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 MIB = 2**20
 SIGNS = ("can't allocate memory", "CUDA error: out of memory")
 SIGNS += ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+SIGNS += ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")  # no room even for their handles
 SIGNS += ("unable to find an engine to execute",)  # of cuDNN, when no convolution's workspace fits
 
 
@@ -32,10 +33,35 @@ def peak_memory_mib(device: torch.device) -> dict[str, int]:
     return peak
 
 
+def gpu_memory(device: torch.device) -> tuple[int, int] | None:
+    """Free and total bytes of a GPU; None for other devices, and where the driver does not tell.
+
+    Asking opens a context on the GPU, which takes some hundred MiB of it until the process ends.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.mem_get_info(device)
+    except RuntimeError:
+        return None
+
+
+def keep_off_main_memory(device: torch.device) -> None:
+    """On Windows, let torch allocate no more of a GPU than is free now.
+
+    Beyond that the driver goes on in main memory, many times slower, and torch never learns that the GPU is full.
+    """
+    memory = gpu_memory(device) if sys.platform == "win32" else None
+    if memory is not None:
+        free, total = memory
+        own = torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (free + own) / total), device)
+
+
 def limit_gpu_memory(device: torch.device, budget_mib: int | None) -> None:
     """Let torch allocate at most ``budget_mib`` of a GPU from now on; what does not fit falls back as on a full one.
 
-    The driver's own share (some hundred MiB a process) comes on top. None: no limit.
+    The driver's own share (some hundred MiB a process) comes on top. None: as it is.
 
     Raises:
         DeviceError: the device is no GPU, or has less memory free.
@@ -73,9 +99,9 @@ def with_memory_fallback(
 ) -> Result:
     """``run()``; on a full GPU again without the networks that are idle, and at last in half precision.
 
-    Idle networks wait in main memory and come back afterwards: that costs time and changes no value, so it is tried
-    first. ``notes`` receives a sentence for what was done. What fails every time is raised. Half precision helps only
-    networks in single precision (``halvable``): others it would make larger.
+    Idle networks wait in main memory and come back afterwards, as far as there is room: that costs time and changes no
+    value, so it is tried first. ``notes`` receives a sentence for what was done. What fails every time is raised. Half
+    precision helps only networks in single precision (``halvable``): others it would make larger.
     """
     if device.type != "cuda":
         return run()
@@ -100,7 +126,8 @@ def with_memory_fallback(
     finally:
         torch.cuda.empty_cache()
         for network in idle:
-            network.to(device)
+            with passing_full_memory():  # who needs it next brings it back
+                network.to(device)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from LesionDiffusionLib.geometry import Box
+
 PROFILE_MM = 9.0  # a margin is looked for this far inside and outside the mask's surface
 
 
@@ -32,9 +34,11 @@ def surface_mm2(mask: np.ndarray, spacing_mm: tuple[float, float, float], smooth
     """Surface area in square mm: the total variation of the slightly smoothed indicator function.
 
     The coarea formula makes the integral of |grad(chi)| equal to the area of the boundary; smoothing removes the
-    staircase that makes counting voxel faces overestimate a sphere by half.
+    staircase that makes counting voxel faces overestimate a sphere by half. Smoothing over the distance of thick slices
+    would remove the lesion too, so an anisotropic mask is measured on isotropic voxels.
     """
     _require_some(mask)
+    mask, spacing_mm = _isotropic(mask, spacing_mm)
     sigma_mm = smooth_mm or 0.8 * max(spacing_mm)
     margin = [math.ceil(4 * sigma_mm / s) for s in spacing_mm]
     padded = np.pad(mask.astype(np.float64), [(m, m) for m in margin])
@@ -44,7 +48,12 @@ def surface_mm2(mask: np.ndarray, spacing_mm: tuple[float, float, float], smooth
 
 
 def sphericity(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
-    """Surface of the sphere of equal volume over the mask's surface: 1 for a sphere, less for anything else."""
+    """Surface of the sphere of equal volume over the mask's surface: 1 for a sphere, less for anything else.
+
+    A mask of few voxels loses its corners: below some 400 voxels most shapes come out as round.
+    """
+    _require_some(mask)
+    mask, spacing_mm = _isotropic(mask, spacing_mm)
     volume = volume_mm3(mask, spacing_mm)
     return float(math.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface_mm2(mask, spacing_mm))
 
@@ -138,6 +147,26 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice similarity coefficient; two empty masks agree perfectly (1)."""
     total = int(a.sum()) + int(b.sum())
     return 1.0 if total == 0 else float(2 * np.count_nonzero(a & b) / total)
+
+
+def _isotropic(
+    mask: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """The mask on isotropic voxels of the same volume, and their spacing; as it is where its voxels are isotropic.
+
+    Shape-based interpolation: the signed distance to the surface is smooth between two slices, the mask is not.
+    """
+    if np.allclose(spacing_mm, spacing_mm[0], rtol=1e-3, atol=0):
+        return mask, spacing_mm
+    voxel_mm = float(np.prod(spacing_mm)) ** (1 / 3)
+    padded = np.pad(mask[Box.bounding(mask).slices], 1)
+    inside_mm, outside_mm = (ndimage.distance_transform_edt(m, sampling=spacing_mm) for m in (padded, ~padded))
+    steps = [voxel_mm / s for s in spacing_mm]
+    shape = tuple(math.ceil((n - 1) / step) + 1 for n, step in zip(padded.shape, steps, strict=True))
+    distance_mm = ndimage.affine_transform(inside_mm - outside_mm, steps, output_shape=shape, order=1, cval=-voxel_mm)
+    if not (distance_mm > 0).any():  # thinner than these voxels: no grid tells its shape
+        return mask, spacing_mm
+    return distance_mm > 0, (voxel_mm,) * 3
 
 
 def _require_some(mask: np.ndarray) -> None:

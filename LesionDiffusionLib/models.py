@@ -16,6 +16,7 @@ from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import BundleError
 from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
+from LesionDiffusionLib.networks.convolution import store_channels_last
 from LesionDiffusionLib.networks.text_tower import BIOMEDCLIP_HUB_ID, BiomedCLIPTextEncoder, TextEncoder
 from LesionDiffusionLib.networks.unet import UNet3D
 from LesionDiffusionLib.networks.upsampling import fold_upsampling
@@ -76,6 +77,8 @@ class Models:
         return list(dict.fromkeys(others))
 
     def _context(self, encoder: TextEncoder, strings: list[str]) -> Tensor:
+        if (tower := getattr(encoder, "tower", None)) is not None:
+            tower.to(self.device)  # it may have waited elsewhere, and found no room to come back
         with torch.no_grad():
             return encoder.encode(strings or [""])[None].to(self.device)
 
@@ -106,7 +109,7 @@ def load_models(
     texts = _text_encoders(bundle, tensors, device, (text_encoder, allow_download))
     lmnet, linet = (_denoiser(spec, tensors[spec.file], device, bundle) for spec in (manifest.lmnet, manifest.linet))
     for denoiser in (lmnet, linet):
-        denoiser.backbone.in_precision(PRECISIONS[precision])
+        store_channels_last(denoiser.backbone.in_precision(PRECISIONS[precision]))
     nulls = (_null(text, device) if spec.guidable else None for text, spec in zip(texts, _specs(bundle), strict=True))
     autoencoder = _filled(VQGAN(manifest.autoencoder.config), tensors[manifest.autoencoder.file], bundle).to(device)
     shift, scale = (torch.tensor(t) for t in (manifest.autoencoder.latent_shift, manifest.autoencoder.latent_scale))

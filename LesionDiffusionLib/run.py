@@ -103,9 +103,15 @@ class Run:
 
         ``network`` works in it, so that all others can wait elsewhere; None: nobody knows.
         """
+
+        def at_home() -> Result:
+            if network is not None:
+                network.to(self.models.device)  # it may have waited elsewhere, and found no room to come back
+            return compute()
+
         idle = [] if network is None else self.models.idle_beside(network)
         halvable = network is None or all(part.dtype == torch.float32 for part in network.parameters())
-        return with_memory_fallback(compute, self.models.device, self.notes, idle, halvable)
+        return with_memory_fallback(at_home, self.models.device, self.notes, idle, halvable)
 
     def sampled(
         self,

@@ -37,7 +37,7 @@ def main() -> int:
         worker.say("error", None, kind="MissingLibrary", message=f"a Python package is missing: {error}")
         return NO_LIBRARY
     jobs = Jobs()
-    worker.say("ready", None, version=__version__, python=platform.python_version(), devices=devices())
+    worker.say("ready", None, version=__version__, python=platform.python_version(), devices=devices(ask_memory=False))
     worker.serve({name: getattr(jobs, name) for name in JOBS}, jobs.forget_models)
     return 0
 

@@ -19,7 +19,7 @@ from LesionDiffusionLib.errors import Cancelled
 from LesionDiffusionLib.histogram import lesion_histogram
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_patch import LesionPatch
-from LesionDiffusionLib.memory import clear_memory_errors
+from LesionDiffusionLib.memory import clear_memory_errors, gpu_memory
 from LesionDiffusionLib.models import Models, load_models
 from LesionDiffusionLib.planning import Wish, plan_lesion
 from LesionDiffusionLib.report import LesionReport
@@ -115,7 +115,7 @@ class Jobs:
 
     def devices(self, request: Mapping, say: Say, should_stop: ShouldStop) -> dict[str, Any]:
         """The devices and their free memory now."""
-        return {"devices": devices()}
+        return {"devices": devices(ask_memory=True)}
 
     def forget_models(self) -> None:
         """Free the networks' memory: after it was full, and before others are loaded."""
@@ -138,12 +138,15 @@ class Jobs:
 JOBS = ("synthesize", "place", "save", "ask_model", "import_released", "devices")
 
 
-def devices() -> list[dict[str, Any]]:
-    """Name, description and (GPUs) free and total memory in MiB of every device."""
+def devices(ask_memory: bool) -> list[dict[str, Any]]:
+    """Name, description and (GPUs) free and total memory in MiB of every device; None where it is not known.
+
+    Asking takes memory of every GPU, see `gpu_memory`, so it is done only for who wants to know.
+    """
     told = []
     for name in available_devices():
         device = torch.device(name)
-        memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else (None, None)
+        memory = (gpu_memory(device) if ask_memory else None) or (None, None)
         free_mib, total_mib = (None if n is None else n // 2**20 for n in memory)
         described = {"name": name, "description": describe_device(device)}
         told.append(described | {"free_mib": free_mib, "total_mib": total_mib})

@@ -6,20 +6,22 @@
 Every report is drawn from a lesion type whose organ is there and synthesized with every seed. Of the masks: the share
 that stays in its box (2 mm allowed), lies in the region its rule allows (95 % of the voxels), has the size asked for
 (every extent within 25 % or one voxel) and is one piece. Of the images: the share of fluid-like lesions of 0 to 25 HU,
-and the step at the mask's edge against the steps at the borders of real organs. Then same-seed pairs: heterogeneous
-against homogeneous, ill-defined against well-defined.
+and the step at the mask's edge against the steps at the borders of real organs. Cases that found no place are counted
+as left out. Then lesions of liver, kidneys and pancreas, each with a seed of its own, drawn several times and alike but
+for one word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and ill-defined.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from measure_text import LESION
+from measure_text import DENSITIES, LESION
 from scipy import ndimage
 
 from LesionDiffusionLib import meters
@@ -40,7 +42,8 @@ from LesionDiffusionLib.volume import Volume, align_to
 
 BOX_TOLERANCE_MM, FLUID_HU = 2.0, (0.0, 25.0)
 BORDERS = ("liver", "spleen", "right kidney", "left kidney", "urinary bladder")
-PAIR_OF = dataclasses.replace(LESION, specific_features=(), enhancement=None)
+PLAIN = dataclasses.replace(LESION, specific_features=(), enhancement=None)
+ORGANS = ("liver", "right kidney", "left kidney", "pancreas")  # solid: a lesion has the organ all around it
 
 
 def main() -> int:
@@ -67,7 +70,7 @@ def main() -> int:
 
 def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> dict:
     """All figures of one patient."""
-    rows = []
+    rows, left_out = [], 0
     for number, report in enumerate(reports(organs, args.reports)):
         for seed in range(args.seeds):
             try:
@@ -75,15 +78,15 @@ def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> d
                 case = synthesize(ct, organs, Wish(report), bundle=models, settings=settings)
             except PlacementError as error:
                 print(f"left out: {report.describe()}: {error}", file=sys.stderr)
+                left_out += 1
                 continue
             rows.append(judge(case, organs))
             print(report.lesion_type, rows[-1], flush=True)
-    pairs = {
-        "heterogeneous varies more": _pairs(ct, organs, models, args.pairs, "density_variations", _std_hu),
-        "ill-defined is wider": _pairs(ct, organs, models, args.pairs, "surface", _width_mm),
-    }
+    drawn = comparable(organs, args.pairs)
+    alike = {name: _share_in_order(ct, organs, models, drawn, *how) for name, how in WORDS.items()}
     border_hu = np.median([edge_step_hu(ct, organs.mask(name)) for name in BORDERS if organs.voxel_count(name)])
-    return summary(rows) | pairs | {"median step at organ borders, HU": round(float(border_hu), 1)}
+    borders = {"median step at organ borders, HU": round(float(border_hu), 1)}
+    return summary(rows) | {"left out": left_out} | alike | borders
 
 
 def reports(organs: OrganMap, count: int) -> list[LesionReport]:
@@ -139,24 +142,34 @@ def summary(rows: list[dict]) -> dict:
     return figures
 
 
-WORDS = {
-    "density_variations": ("homogeneous", "heterogeneous"),
-    "surface": ("well-defined margin", "ill-defined margin"),
-}
+def comparable(organs: OrganMap, count: int) -> list[LesionReport]:
+    """Plain lesions of ORGANS, of many sizes, shapes and places, whose words can be exchanged one by one."""
+    drawn = [report for report in reports(organs, 12 * count) if report.organ in ORGANS]
+    drawn = [report for report in drawn if "stone" not in report.features][:count]
+    kept = ("lesion_type", "organ", "lesion_location", "shape", "size_mm")
+    return [dataclasses.replace(PLAIN, **{name: getattr(report, name) for name in kept}) for report in drawn]
 
 
-def _pairs(ct: Volume, organs: OrganMap, models, count: int, field: str, meter) -> str:
-    """Share of same-seed, same-mask pairs in which the second word measures more."""
-    more = []
-    for seed in range(count):
+def _share_in_order(ct: Volume, organs: OrganMap, models, drawn: list[LesionReport], field: str, words, meter) -> str:
+    """Share of lesions, the same but for one word of ``field``, that measure more with every next word."""
+    in_order = []
+    for seed, report in enumerate(drawn):
         values, mask = [], None
-        for word in WORDS[field]:
-            wish = Wish(dataclasses.replace(PAIR_OF, **{field: word}), mask=mask)
-            case = synthesize(ct, organs, wish, bundle=models, settings=Settings(seed))
+        for word in words:
+            wish = Wish(dataclasses.replace(report, **{field: word}), mask=mask)
+            try:
+                case = synthesize(ct, organs, wish, bundle=models, settings=Settings(seed))
+            except PlacementError:
+                break
             mask = case.mask.array
             values.append(meter(case))
-        more += [] if None in values else [values[1] > values[0]]
-    return f"{100 * np.mean(more):.1f} % of {len(more)}" if more else "none could be measured"
+        if len(values) == len(words) and None not in values:
+            in_order.append(all(low < high for low, high in itertools.pairwise(values)))
+    return f"{100 * np.mean(in_order):.1f} % of {len(in_order)}" if in_order else "none could be measured"
+
+
+def _median_hu(case: Case) -> float:
+    return meters.median_hu(case.ct.array, case.mask.array)
 
 
 def _std_hu(case: Case) -> float:
@@ -165,6 +178,13 @@ def _std_hu(case: Case) -> float:
 
 def _width_mm(case: Case) -> float | None:
     return meters.margin_width_mm(case.ct.array, case.mask.array, case.ct.geometry.spacing_mm)
+
+
+WORDS = {
+    "hypo-, iso-, hyperdense in order": ("density", DENSITIES, _median_hu),
+    "heterogeneous varies more": ("density_variations", ("homogeneous", "heterogeneous"), _std_hu),
+    "ill-defined is wider": ("surface", ("well-defined margin", "ill-defined margin"), _width_mm),
+}
 
 
 def _patient(args: argparse.Namespace) -> tuple[Volume, OrganMap]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from LesionDiffusionLib.errors import DatasetError
+from LesionDiffusionLib.whole_file import whole_file
 
 PROGRAM = "TotalSegmentator"
+
+
+def find_program() -> str:
+    """The path of the installed program. Raises DatasetError when there is none."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise DatasetError(
+            f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"
+        )
+    return program
 
 
 def segment_organs(ct: Path, out: Path, device: str = "gpu", fast: bool = False) -> Path:
@@ -18,17 +28,12 @@ def segment_organs(ct: Path, out: Path, device: str = "gpu", fast: bool = False)
     Raises:
         DatasetError: TotalSegmentator is not installed, failed, or wrote nothing.
     """
-    program = shutil.which(PROGRAM)
-    if program is None:
-        raise DatasetError(
-            f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"
-        )
-    partial = out.with_name("part-" + out.name)
-    command = [program, "-i", str(ct), "-o", str(partial), "--ml", "--device", device, *(["--fast"] if fast else [])]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode or not partial.is_file():
-        last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
-        partial.unlink(missing_ok=True)
-        raise DatasetError(f"{PROGRAM} made no organ map of {ct} (exit code {result.returncode}): {last:.200}")
-    os.replace(partial, out)
+    program = find_program()
+    options = ["--ml", "--device", device, *(["--fast"] if fast else [])]
+    with whole_file(out) as partial:
+        command = [program, "-i", str(ct), "-o", str(partial), *options]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode or not partial.is_file():
+            last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
+            raise DatasetError(f"{PROGRAM} made no organ map of {ct} (exit code {result.returncode}): {last:.200}")
     return out

@@ -17,7 +17,7 @@ from LesionDiffusionLib.benchmark.forwards import bare_forwards, forwards, sampl
 from LesionDiffusionLib.benchmark.job import Job
 from LesionDiffusionLib.benchmark.paths import Outcome, our_way, released_way
 from LesionDiffusionLib.devices import PRECISIONS, describe_device
-from LesionDiffusionLib.memory import passing_full_memory
+from LesionDiffusionLib.memory import is_out_of_memory
 from LesionDiffusionLib.networks.convolution import as_written
 from LesionDiffusionLib.run import Settings
 
@@ -31,7 +31,7 @@ class Row:
     Attributes:
         name: what was measured.
         seconds: per stage.
-        ratio: how many times faster than the released way; None where that does not fit into the memory.
+        ratio: how many times faster than the released way; None where that does not run.
         tflops: 10^12 operations a second of LMNet and LINet while they sample.
         share_of_ceiling: of the matrix products this device reaches.
         peak_memory_mib: see `Outcome`.
@@ -67,7 +67,7 @@ def compare(
     other_seed = our_way(job, dataclasses.replace(same, seed=seed + 1))
     exact = make_exact()
     unrounded = ours if exact is job else our_way(exact, same)
-    slow = _where_it_fits(exact, same)
+    slow, missing = _where_it_runs(exact, same)
     used = {job.models.precision, "fp32"}
     ceilings = {name: matmul_tflops(job.models.device, PRECISIONS[name]) for name in used}
     ceiling = ceilings[job.models.precision]
@@ -82,6 +82,7 @@ def compare(
         rows.insert(0, _row(f"released way, DDIM {steps}", slow, slow, tflop, ceilings["fp32"]))
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
+        "released_way_missing": missing,  # why, or None
         "matmul_tflops": ceiling,
         "forwards": bare_forwards(networks, ceiling),
         "seed_to_seed_hu": _difference_hu(other_seed, ours),
@@ -90,11 +91,16 @@ def compare(
     }
 
 
-def _where_it_fits(exact: Job, settings: Settings) -> Outcome | None:
-    """The released way; None where the memory is too small for a whole volume, which is no reason to tell nothing."""
-    with passing_full_memory():
-        return released_way(exact, settings)
-    return None
+def _where_it_runs(exact: Job, settings: Settings) -> tuple[Outcome | None, str | None]:
+    """The released way, or why there is none: a whole volume is too much for the memory, or has more elements than one
+    of torch's kernels can count. Neither is a reason to tell nothing."""
+    try:
+        return released_way(exact, settings), None
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return None, "does not fit into the memory"
+        reason = str(error).strip().split("\n")[0]
+        return None, f"cannot be computed ({reason:.200})"
 
 
 def _row(name: str, way: Outcome, slow: Outcome | None, tflop: float, ceiling: float) -> Row:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from LesionDiffusionLib.benchmark.ceiling import fastest_seconds, forward_tflop
 from LesionDiffusionLib.devices import repeatable
 from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.networks.convolution import store_channels_last
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.sampling import SamplingOptions
 
@@ -42,19 +42,17 @@ def forwards(models: Models) -> dict[str, Forward]:
     return found
 
 
-def bare_forwards(found: Mapping[str, Forward], ceiling: float) -> dict[str, dict[str, float]]:
+def bare_forwards(found: Mapping[str, Forward], ceiling: float) -> dict[str, dict[str, float | None]]:
     """How near a single evaluation of each network comes to the ceiling (TFLOP/s), and how fast it were
-    with the channels last in memory."""
+    with the channels last in memory; None where they are (see `networks.convolution`)."""
     told = {}
     for name, one in found.items():
         tflops = one.tflop / _seconds(one)
-        with _channels_last(one.backbone):
-            channels_last_tflops = one.tflop / _seconds(one)
         told[name] = {
             "tflop": one.tflop,
             "tflops": tflops,
             "share_of_ceiling": tflops / ceiling,
-            "channels_last_tflops": channels_last_tflops,
+            "channels_last_tflops": _channels_last_tflops(one),
         }
     return told
 
@@ -74,11 +72,12 @@ def _seconds(one: Forward) -> float:
         return fastest_seconds(lambda: one.backbone(*one.inputs), one.inputs[0].device)
 
 
-@contextmanager
-def _channels_last(backbone: nn.Module) -> Iterator[None]:
-    """The weights with the channels last; no value changes."""
-    backbone.to(memory_format=torch.channels_last_3d)
+def _channels_last_tflops(one: Forward) -> float | None:
+    """With all weights stored with the channels last, which changes no value; None where they are already."""
+    if store_channels_last(one.backbone):
+        return None
+    one.backbone.to(memory_format=torch.channels_last_3d)
     try:
-        yield
+        return one.tflop / _seconds(one)
     finally:
-        backbone.to(memory_format=torch.contiguous_format)
+        one.backbone.to(memory_format=torch.contiguous_format)

@@ -12,6 +12,7 @@ import torch
 
 from LesionDiffusionLib.benchmark.job import patient
 from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.devices import resolve_device
 from LesionDiffusionLib.models import Models, load_models
 from LesionDiffusionLib.phantom import Phantom
 from LesionDiffusionLib.planning import Wish
@@ -50,7 +51,7 @@ def lesions_per_minute(models: Models, processes: int, each: int = EACH, steps: 
 
 def _worker(folder: str, device: str, threads: int, each: int, steps: int | None, barrier: Any) -> float:
     torch.set_num_threads(threads)
-    models = load_models(open_bundle(folder), torch.device(device))
+    models = load_models(open_bundle(folder), resolve_device(device))
     phantom = patient(5.0)
     _seconds(phantom, models, steps=2)
     barrier.wait()

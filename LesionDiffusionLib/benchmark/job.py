@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from LesionDiffusionLib.bundles import AutoencoderSpec, Bundle, LINetSpec, LMNet
 from LesionDiffusionLib.devices import PRECISIONS
 from LesionDiffusionLib.diffusion.denoiser import Denoiser
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
+from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.linet import LatentCodec, LatentMask, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.networks.convolution import store_channels_last
 from LesionDiffusionLib.networks.text_tower import (
     BiomedCLIPTextEncoder,
     TextEncoder,
@@ -83,8 +86,12 @@ def patient(spacing_mm: float = 2.5) -> Phantom:
     return make_phantom(np.random.default_rng(PHANTOM_SEED), "torso", spacing_mm)
 
 
-def make_job(models: Models, size_mm: float = 30.0, spacing_mm: float = 2.5) -> Job:
-    """A liver lesion of ``size_mm`` in the embedded phantom of ``spacing_mm`` voxels."""
+def make_job(models: Models, size_mm: float = 30.0, spacing_mm: float = 2.5, margin_mm: float | None = None) -> Job:
+    """A liver lesion of ``size_mm`` in the embedded phantom of ``spacing_mm`` voxels.
+
+    Of the phantom only ``margin_mm`` around the lesion's box is kept (None: all): whole volumes cost the released way
+    much memory.
+    """
     phantom = patient(spacing_mm)
     report = LesionReport(
         lesion_type="liver cancer",
@@ -97,7 +104,11 @@ def make_job(models: Models, size_mm: float = 30.0, spacing_mm: float = 2.5) -> 
     plan = plan_lesion(phantom.ct, phantom.organs, Wish(report), chances(1)[0])
     mask = np.zeros(phantom.ct.array.shape, bool)
     mask[plan.box.slices] = inscribed_ellipsoid(plan.box.shape)
-    return Job(phantom.ct, phantom.organs, mask, plan.report, models)
+    kept = Box.whole(mask.shape)
+    if margin_mm is not None:
+        kept = plan.box.padded(math.ceil(margin_mm / spacing_mm)).clipped(mask.shape)
+    organs = replace(phantom.organs, volume=phantom.organs.volume.cropped(kept))
+    return Job(phantom.ct.cropped(kept), organs, mask[kept.slices], plan.report, models)
 
 
 def random_models(device: torch.device, sizes: Sizes | None = None, precision: str = "fp32") -> Models:
@@ -129,7 +140,7 @@ def random_models(device: torch.device, sizes: Sizes | None = None, precision: s
     for network in (*unets, autoencoder):
         fold_upsampling(network)
     for unet in unets:
-        unet.in_precision(PRECISIONS[precision])
+        store_channels_last(unet.in_precision(PRECISIONS[precision]))
     lmnet, linet = (Denoiser(unet, NoiseSchedule.scaled_linear(), "epsilon") for unet in unets)
     codec = LatentCodec(autoencoder, torch.zeros(4), torch.ones(4))
     with torch.no_grad():

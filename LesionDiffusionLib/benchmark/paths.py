@@ -68,8 +68,9 @@ class _TimedRun(Run):
 def our_way(job: Job, settings: Settings) -> Outcome:
     """The window alone, text encoded once."""
 
-    def make(run: Run, noise: SampleNoise) -> np.ndarray:
-        near, changed_hu, _ = inpaint(run, job.mask, noise)
+    def make(run: Run) -> np.ndarray:
+        _sample_mask(run)
+        near, changed_hu, _ = inpaint(run, job.mask, _image_noise(run))
         return changed_hu[job.mask[near.slices]]
 
     return _measured(job, settings, make)
@@ -87,42 +88,50 @@ def released_way(job: Job, settings: Settings) -> Outcome:
     )
     job = dataclasses.replace(job, models=forgetful)
     with as_written():
-        return _measured(job, settings, lambda run, noise: _inpaint_whole(run, job.mask, noise))
+        return _measured(job, settings, lambda run: _make_whole(run, job.mask))
 
 
-def _measured(job: Job, settings: Settings, make: Callable[[Run, SampleNoise], np.ndarray]) -> Outcome:
+def _measured(job: Job, settings: Settings, make: Callable[[Run], np.ndarray]) -> Outcome:
     device = job.models.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     run = job.run(settings, _TimedRun)
     with torch.inference_mode(), repeatable():
-        _sample_mask(run, SampleNoise.from_seeds([settings.seed]))
-        lesion_hu = make(run, SampleNoise.from_seeds([settings.seed + 1]))
+        lesion_hu = make(run)
     return Outcome(dict(run.seconds), lesion_hu, peak_memory_mib(device))
 
 
-def _sample_mask(run: Run, noise: SampleNoise) -> None:
+def _image_noise(run: Run) -> SampleNoise:
+    return SampleNoise.from_seeds([run.settings.seed + 1])
+
+
+def _sample_mask(run: Run) -> None:
     """LMNet's share of the time; what it draws is not used."""
     lmnet = run.models.lmnet
     maps = torch.ones(1, 3, *lmnet.window.shape, device=run.models.device)
     context = run.models.mask_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.lmnet.sampling)
-    run.sampled("mask", partial(lmnet.sample, maps, context, options), noise)
+    run.sampled("mask", partial(lmnet.sample, maps, context, options), SampleNoise.from_seeds([run.settings.seed]))
 
 
-def _inpaint_whole(run: Run, mask: np.ndarray, noise: SampleNoise) -> np.ndarray:
-    """As released: the whole volume's latent, in which the lesion's window is sampled anew."""
+def _make_whole(run: Run, mask: np.ndarray) -> np.ndarray:
+    """As released: the whole volume's latent, in which the lesion's window is sampled anew.
+
+    Encoding comes first: a memory that is too small for a whole volume is found out before anything is sampled.
+    """
     linet, patient = run.models.linet, run.ct.geometry
     latent = linet.codec.downsampling
     whole, window = whole_around(lesion_window(run, mask), patient, latent)
     latents = (..., *(slice(a // latent, b // latent) for a, b in zip(window.start, window.stop, strict=True)))
     with run.stage("encode"):
         z = linet.codec.encode(sample(run.ct, whole), run.models.device)
+    _sample_mask(run)
     share = sample_mask(mask, patient, whole)[window.slices].astype(np.float32)
     region = torch.from_numpy(share)[None, None].to(run.models.device)
     context = run.models.image_context(run.plan.report)
     options = run.settings.for_network(run.models.bundle.manifest.linet.sampling)
-    z[latents] = run.sampled("inpaint", partial(linet.sample, z[latents], region, context, options), noise)
+    sample_window = partial(linet.sample, z[latents], region, context, options)
+    z[latents] = run.sampled("inpaint", sample_window, _image_noise(run))
     with run.stage("decode"):
         decoded = linet.codec.decode(z)[0]
     with run.stage("blend"):

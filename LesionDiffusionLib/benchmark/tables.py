@@ -32,10 +32,11 @@ def _comparison(comparison: dict[str, Any]) -> str:
         cells = [row["name"], *(f"{s:.2f}" for s in seconds), f"{sum(row['seconds'].values()):.2f}"]
         cells += [_told(row["ratio"]), f"{row['tflops']:.3f}", f"{row['share_of_ceiling']:.0%}", memory]
         rows.append([*cells, _told(row["difference_hu"])])
-    missing = "" if len(rows) == 3 else "\nThe released way does not fit into the memory: no ratio, no difference.\n"
+    why = comparison["released_way_missing"]
+    missing = f"\nThe released way {why}: no ratio, no difference. With --margin-mm it takes less.\n" if why else ""
     bare = ", ".join(
         f"{name} {one['tflop']:.3f} TFLOP at {one['tflops']:.3f} TFLOP/s, {one['share_of_ceiling']:.0%} of the ceiling "
-        f"(with the channels last in memory {one['channels_last_tflops']:.3f} TFLOP/s)"
+        f"({_channels_last(one['channels_last_tflops'])})"
         for name, one in comparison["forwards"].items()
     )
     note = (
@@ -45,6 +46,11 @@ def _comparison(comparison: dict[str, Any]) -> str:
         f"One evaluation of one sample: {bare}.\n"
     )
     return _table(head, rows) + missing + note
+
+
+def _channels_last(tflops: float | None) -> str:
+    how = "as they are" if tflops is None else f"{tflops:.3f} TFLOP/s"
+    return f"with the channels last in memory {how}"
 
 
 def _told(figure: float | None) -> str:

@@ -5,51 +5,17 @@ Sources: the datasets' own pages (KiTS23, Medical Segmentation Decathlon, INSTAN
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from LesionDiffusionLib.csv_rows import Row, csv_rows
-from LesionDiffusionLib.errors import DatasetError, ReportError
-from LesionDiffusionLib.vocabulary import vocabulary
+from LesionDiffusionLib.datasets.scan_table import table
+from LesionDiffusionLib.datasets.scans import Scan, some_scans, stem
+from LesionDiffusionLib.errors import DatasetError
 
 LIST_FILES = {"image": ("image_list.txt", "img_list.txt"), "label": ("label_list.txt",), "type": ("type_list.txt",)}
 LIST_FILES |= {"seg": ("seg_list.txt", "coarseg_list.txt")}
 TEST_PART = 5  # every fifth patient is held out (paper: 4:1)
-CSV_COLUMNS = ("name", "patient", "image", "label", "lesion_value", "lesion_type", "organ", "organ_values")
-CSV_COLUMNS += ("organs", "numbering", "report", "enhancement")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One scan of a dataset.
-
-    Attributes:
-        name: unique in the dataset.
-        patient: scans of one patient never part between training and test.
-        label: label map with the lesions.
-        image: the CT; None for a dataset of masks only.
-        lesions: label value -> lesion type, or None where the dataset does not say.
-        organ: the organ or group the lesions belong to; None: any.
-        organ_values: label values that are this organ, its lesions included; empty where it is not labeled.
-        organs, numbering: an organ map and its numbering, if there is one.
-        report: a type.json, if there is one.
-        enhancement: of all scans of the dataset, where its page says so.
-    """
-
-    name: str
-    patient: str
-    label: Path
-    image: Path | None
-    lesions: Mapping[int, str | None]
-    organ: str | None = None
-    organ_values: tuple[int, ...] = ()
-    organs: Path | None = None
-    numbering: str | None = None
-    report: Path | None = None
-    enhancement: str | None = field(default=None)
+PATIENT_SCANS = 3  # in one folder may be one patient's (contrast phases), however few patients there are
 
 
 def kits23(folder: Path) -> list[Scan]:
@@ -63,7 +29,7 @@ def kits23(folder: Path) -> list[Scan]:
         image = path / "imaging.nii.gz" if path.is_dir() else None
         kinds = {2: "kidney cancer", 3: "kidney cyst"}
         found.append(Scan(name, name, label, image, kinds, "kidney", (1, 2, 3), enhancement="enhanced CT"))
-    return _some(found, folder, "case_00000/segmentation.nii.gz, or case_00000.nii.gz")
+    return some_scans(found, folder, "case_00000/segmentation.nii.gz, or case_00000.nii.gz")
 
 
 # Task -> (lesions, organ, label values of the organ, enhancement)
@@ -82,10 +48,10 @@ def msd(folder: Path) -> list[Scan]:
     lesions, organ, values, enhancement = _MSD_TASKS[folder.name]
     labels = [p for p in sorted((folder / "labelsTr").glob("*.nii.gz")) if not p.name.startswith(".")]
     found = [
-        Scan(_stem(p), _stem(p), p, folder / "imagesTr" / p.name, lesions, organ, values, enhancement=enhancement)
+        Scan(stem(p), stem(p), p, folder / "imagesTr" / p.name, lesions, organ, values, enhancement=enhancement)
         for p in labels
     ]
-    return _some(found, folder, "labelsTr/*.nii.gz and imagesTr/*.nii.gz")
+    return some_scans(found, folder, "labelsTr/*.nii.gz and imagesTr/*.nii.gz")
 
 
 def instance22(folder: Path) -> list[Scan]:
@@ -93,8 +59,8 @@ def instance22(folder: Path) -> list[Scan]:
     root = folder / "train_2" if (folder / "train_2").is_dir() else folder
     found = [
         Scan(
-            _stem(p),
-            _stem(p),
+            stem(p),
+            stem(p),
             p,
             root / "data" / p.name,
             {1: "intracranial haemorrhage"},
@@ -103,15 +69,15 @@ def instance22(folder: Path) -> list[Scan]:
         )
         for p in sorted((root / "label").glob("*.nii.gz"))
     ]
-    return _some(found, folder, "label/*.nii.gz and data/*.nii.gz")
+    return some_scans(found, folder, "label/*.nii.gz and data/*.nii.gz")
 
 
 def released(folder: Path) -> list[Scan]:
     """The released code's lists, aligned by line: image, label (1 organ, 2 lesion), type and seg (organ map, v1).
 
     Paths count from the folder of the lists. A list of types or organ maps may be absent; so may the list of images,
-    where there are masks only. Labels of one folder are one patient's, unless it holds more than a fifth of all: then
-    it groups something else, and every label is a patient's own.
+    where there are masks only. Labels of one folder are one patient's, unless it holds more than three and more than
+    a fifth of all: then it groups something else, and every label is a patient's own.
     """
     columns = {kind: _list(folder, names) for kind, names in LIST_FILES.items()}
     labels = columns["label"] or []
@@ -122,7 +88,7 @@ def released(folder: Path) -> list[Scan]:
                 "give one path a line in each"
             )
     found, together = [], Counter(Path(label).parent for label in labels)
-    most = max(1, len(labels) // TEST_PART)
+    most = max(PATIENT_SCANS, len(labels) // TEST_PART)
     for n, label in enumerate(labels):
         row = {kind: folder / lines[n] for kind, lines in columns.items() if lines is not None}
         name = "_".join(Path(label).with_suffix("").with_suffix("").parts[-3:])
@@ -140,59 +106,10 @@ def released(folder: Path) -> list[Scan]:
                 row.get("type"),
             )
         )
-    return _some(found, folder, "label_list.txt with image_list.txt, type_list.txt and seg_list.txt beside it")
-
-
-def table(file: Path) -> list[Scan]:
-    """A CSV of one's own. Columns: name, patient, image, label, lesion_value, lesion_type, organ, organ_values (such as
-    "1 2"), organs, numbering, report, enhancement; only ``label`` is required. Paths count from the CSV's folder."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv_rows(stream)
-    except (OSError, csv.Error, ValueError) as error:
-        raise DatasetError(f"cannot read the table {file}: {error}; give a CSV with the column label") from error
-    unknown = sorted({name for row in rows for name in row.cells} - set(CSV_COLUMNS))
-    if unknown:
-        raise DatasetError(f"{file}: expected columns among {', '.join(CSV_COLUMNS)}, got {', '.join(unknown)}")
-    return _some([_scan(file.parent, row) for row in rows], file, "one row a scan")
+    return some_scans(found, folder, "label_list.txt with image_list.txt, type_list.txt and seg_list.txt beside it")
 
 
 LAYOUTS = {"kits23": kits23, "msd": msd, "instance22": instance22, "released": released, "csv": table}
-
-
-def _scan(folder: Path, row: Row) -> Scan:
-    cell = row.cells
-    if "label" not in cell:
-        raise DatasetError(f"line {row.line} of the table has no label; the column label gives its map's path")
-    paths = {name: folder / cell[name] if name in cell else None for name in ("image", "label", "organs", "report")}
-    try:
-        value = int(cell.get("lesion_value", "1"))
-        organ_values = tuple(int(v) for v in cell.get("organ_values", "").split())
-    except ValueError as error:
-        raise DatasetError(f"line {row.line} of the table: label values are whole numbers ({error})") from error
-    name = cell.get("name", _stem(paths["label"]))
-    if Path(name).name != name:
-        raise DatasetError(
-            f'line {row.line} of the table: expected a plain name, got "{name}"; the column patient groups scans'
-        )
-    try:
-        told = cell.get("enhancement")
-        enhancement = told and vocabulary().canonical("enhancement status", told)
-    except ReportError as error:
-        raise DatasetError(f"line {row.line} of the table: {error}") from error
-    return Scan(
-        name,
-        cell.get("patient", name),
-        paths["label"],
-        paths["image"],
-        {value: cell.get("lesion_type")},
-        cell.get("organ"),
-        organ_values,
-        paths["organs"],
-        cell.get("numbering"),
-        paths["report"],
-        enhancement,
-    )
 
 
 def _list(folder: Path, names: tuple[str, ...]) -> list[str] | None:
@@ -204,17 +121,3 @@ def _list(folder: Path, names: tuple[str, ...]) -> list[str] | None:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"cannot read the list {path}: {error}; give one path a line, in UTF-8") from error
-
-
-def _some(found: list[Scan], place: Path, expected: str) -> list[Scan]:
-    if not found:
-        raise DatasetError(f"no scan found in {place}: expected {expected}")
-    names = [scan.name for scan in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DatasetError(f"{place}: several scans are called {', '.join(twice[:3])}; give each its own name")
-    return found
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]

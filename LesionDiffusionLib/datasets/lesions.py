@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from LesionDiffusionLib import meters
-from LesionDiffusionLib.datasets.layouts import Scan
+from LesionDiffusionLib.datasets.scans import Scan
 from LesionDiffusionLib.errors import DatasetError, ReportError
 from LesionDiffusionLib.fit import ROUND_SPHERICITY, Finding
 from LesionDiffusionLib.geometry import Box
@@ -32,6 +32,7 @@ from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
 
 NEAR_MM = 5.0  # an organ this close to a lesion may be the one it grows in
+LEAST_AORTA_VOXELS = 50  # fewer do not show the contrast phase
 ALLOWED_HU = (-1024, 3071)
 
 
@@ -73,14 +74,27 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True)
+class Remark:
+    """Something that a user gave for a scan and that was not used as given."""
+
+    scan: str
+    text: str
+
+
 def lesions_of(
     scan: Scan, ct: Volume | None, labels: Volume, organs: OrganMap, limits: Limits
-) -> Iterator[Prepared | LeftOut]:
+) -> Iterator[Prepared | LeftOut | Remark]:
     """Every lesion of a scan, as a case or with the reason why not. All volumes are on one grid.
 
-    An entry of the scan's type file tells of one lesion, the largest of its organ that is not told of yet.
+    An entry of the scan's type file tells of one lesion, the largest of its organ that is not told of yet. Entries that
+    tell of none, and values that could not be read, are remarked on.
+
+    A lesion that touches the scan's border is left out, and not only its size: cut there, it would teach LMNet that
+    lesions have flat faces, and nobody knows the box that it belongs in.
     """
     entries = _entries(scan.report)
+    yield from (Remark(scan.name, f"{_told_of(e)}: {warning}") for e in entries for warning in e.warnings)
     if not np.isin(labels.array, list(scan.lesions)).any():
         yield LeftOut(scan.name, f"no lesion: no voxel has the label {' or '.join(map(str, scan.lesions))}")
     for value, kind in scan.lesions.items():
@@ -101,6 +115,11 @@ def lesions_of(
                     yield prepared
                 except (DatasetError, ReportError) as error:
                     yield LeftOut(scan.name, f"{told}: {error}")
+    yield from (Remark(scan.name, f"{_told_of(e)} tells of no lesion that is used") for e in entries)
+
+
+def _told_of(entry: ReleasedEntry) -> str:
+    return f'entry "{entry.class_id}" ({entry.report.organ or "no organ of the vocabulary"}) of the type file'
 
 
 class _Surroundings(NamedTuple):
@@ -112,9 +131,12 @@ class _Surroundings(NamedTuple):
 
 
 def _cut_out(ct: Volume | None, organs: OrganMap, lesion: np.ndarray, margin_mm: float) -> _Surroundings:
-    geometry = organs.volume.geometry
+    """Raises DatasetError when the lesion touches the scan's border."""
+    geometry, extent = organs.volume.geometry, Box.bounding(lesion)
+    if min(extent.start) == 0 or any(stop == n for stop, n in zip(extent.stop, geometry.shape, strict=True)):
+        raise DatasetError("it touches the scan's border, so that nobody knows the rest of it")
     margin_vox = tuple(int(np.ceil(margin_mm / s)) for s in geometry.spacing_mm)
-    box = Box.bounding(lesion).padded(margin_vox).clipped(geometry.shape)
+    box = extent.padded(margin_vox).clipped(geometry.shape)
     organs = OrganMap(organs.volume.cropped(box), organs.table)
     return _Surroundings(None if ct is None else ct.cropped(box), organs, lesion[box.slices])
 
@@ -127,13 +149,24 @@ def _prepared(
     organ = _organ_of(organs, lesion, scan, kind)
     target = organs.mask(organ) | lesion
     finding = Finding(None if ct is None else ct.array, lesion, target, organs.volume.geometry)
-    measured = _measured(scan, patient, finding, organ, round_sphericity)
     entry = next((e for e in entries if e.report.organ == organ), None)
     read = LesionReport() if entry is None else entry.report
+    known = kind and lesion_type(kind)
+    # both kidneys: a map that holds nothing else knows no neighbors
+    others = (organs.volume.array > 0) & ~organs.mask(scan.organ or organ) & ~target
+    measured = measured_report(
+        finding,
+        organ,
+        others if others.any() else None,
+        ct is not None,
+        round_sphericity,
+        known,
+        read.enhancement or _enhancement(scan, patient),
+    )
     values = {f.name: getattr(read, f.name) for f in dataclasses.fields(read) if getattr(read, f.name) is not None}
     values.pop("size_mm", None)
     own = {name: getattr(measured, name) for name in measured.__dataclass_fields__ if name not in values}
-    report = LesionReport(**{**own, **values, "organ": organ, "lesion_type": kind and lesion_type(kind).name})
+    report = LesionReport(**{**own, **values, "organ": organ, "lesion_type": known and known.name})
     stated = tuple(name for name, value in own.items() if value is not None and name not in ("organ", "organ_type"))
     ct_value = None if ct is None else round(float(ct.array[lesion].mean()), 1)
     number = next(n for n, name in load_table("totalseg_v1").items() if name in vocabulary().organ(organ).labels)
@@ -149,18 +182,14 @@ def _prepared(
     return Prepared(case, report.lesion_type, measured.size_mm, stated, entry is not None), entry
 
 
-def _measured(
-    scan: Scan, patient: _Surroundings, finding: Finding, organ: str, round_sphericity: float
-) -> LesionReport:
-    """The measured report, with the contrast phase that the dataset states or the aorta shows."""
+def _enhancement(scan: Scan, patient: _Surroundings) -> str | None:
+    """The contrast phase that the dataset states or the aorta shows; None without a CT."""
     ct, organs, _ = patient
-    own = organs.mask(scan.organ or organ)  # both kidneys: a map that holds nothing else knows no neighbors
-    others = (organs.volume.array > 0) & ~own & ~finding.organ
-    report = measured_report(finding, organ, others if others.any() else None, ct is not None, round_sphericity)
-    enhancement = scan.enhancement if ct is not None else None
-    if ct is not None and enhancement is None and organs.voxel_count("aorta") > 50:
-        enhancement = enhancement_of(meters.median_hu(ct.array, organs.mask("aorta")))
-    return dataclasses.replace(report, enhancement=enhancement)
+    if ct is None or scan.enhancement is not None:
+        return None if ct is None else scan.enhancement
+    if organs.voxel_count("aorta") <= LEAST_AORTA_VOXELS:
+        return None
+    return enhancement_of(meters.median_hu(ct.array, organs.mask("aorta")))
 
 
 def _organ_of(organs: OrganMap, lesion: np.ndarray, scan: Scan, kind: str | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from LesionDiffusionLib.datasets.layouts import Scan
+from LesionDiffusionLib.datasets.scans import Scan
 from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.io import read_labels
@@ -23,8 +23,22 @@ SMALL_PART = 0.02  # of an organ: smaller components go with the side of their o
 Segment = Callable[[Path, Path], Path]  # CT file, file to write -> the written organ map
 
 
-def organs_of(scan: Scan, labels: Volume, folder: Path | None, segment: Segment | None, made: Path) -> OrganMap:
-    """The organ map in TotalSegmentator v1 numbers on the grid of ``labels``.
+def check_folder(folder: Path, scans: Sequence[Scan]) -> None:
+    """Raises DatasetError when the folder of organ maps is none, or has a map of none of the scans."""
+    if not folder.is_dir():
+        raise DatasetError(f"expected a folder of organ maps, got {folder}, which is none; give --organs FOLDER")
+    if scans and not any(_existing(scan.name, folder) for scan in scans):
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "nothing"
+        raise DatasetError(
+            f"{folder} holds no organ map of these {len(scans)} scans: expected SCAN.nii.gz, such as "
+            f"{scans[0].name}.nii.gz, got {there}; name the maps like the scans"
+        )
+
+
+def organs_of(
+    scan: Scan, labels: Volume, folder: Path | None, segment: Segment | None, made: Path
+) -> tuple[OrganMap, str]:
+    """The organ map in TotalSegmentator v1 numbers on the grid of ``labels``, and where it came from.
 
     Args:
         scan: the scan.
@@ -36,17 +50,26 @@ def organs_of(scan: Scan, labels: Volume, folder: Path | None, segment: Segment 
     Raises:
         DatasetError: there is none, and the dataset labels no organ.
     """
-    path = scan.organs or _existing(scan.name, folder) or _existing(scan.name, made)
+    places = {
+        "dataset": scan.organs,
+        "--organs": _existing(scan.name, folder),
+        "TotalSegmentator": _existing(scan.name, made),
+    }
+    place, path = next(
+        ((place, path) for place, path in places.items() if path is not None), ("TotalSegmentator", None)
+    )
     if path is None and segment is not None and scan.image is not None:
         made.mkdir(parents=True, exist_ok=True)
         path = segment(scan.image, made / f"{scan.name}.nii.gz")
     if path is not None:
         volume, names = read_labels(path)
-        return in_v1(organ_map(align_to(volume, labels, "organ map"), names, None if names else scan.numbering))
+        organs = in_v1(organ_map(align_to(volume, labels, "organ map"), names, None if names else scan.numbering))
+        return organs, f"{place}: {path}"
     if not scan.organ_values or scan.organ is None:
         raise DatasetError("no organ map: give --organs FOLDER or --totalsegmentator")
-    organ = np.isin(labels.array, scan.organ_values)
-    return OrganMap(Volume(_numbered(organ, labels.geometry, scan.organ), labels.geometry), load_table("totalseg_v1"))
+    numbers = _numbered(np.isin(labels.array, scan.organ_values), labels.geometry, scan.organ)
+    told = f"label values {' '.join(map(str, scan.organ_values))}"
+    return OrganMap(Volume(numbers, labels.geometry), load_table("totalseg_v1")), told
 
 
 def _existing(name: str, folder: Path | None) -> Path | None:

@@ -63,7 +63,10 @@ class SampleNoise:
         if len(like) != len(self.generators):
             raise ValueError(f"SampleNoise has {len(self.generators)} generators for a batch of {len(like)} samples")
         draws = [torch.randn(like.shape[1:], generator=generator, dtype=torch.float32) for generator in self.generators]
-        return torch.stack(draws).to(like)
+        drawn = torch.stack(draws)
+        if like.is_cuda:  # from pinned memory it is fetched by the GPU in its turn, and nobody waits
+            drawn = drawn.pin_memory()
+        return drawn.to(like, non_blocking=True)
 
 
 def unconstrained(x: Tensor) -> Tensor:

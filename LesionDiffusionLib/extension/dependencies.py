@@ -7,7 +7,7 @@ from pathlib import Path
 from LesionDiffusionLib.errors import LesionDiffusionError
 from LesionDiffusionLib.resources import resource_path
 
-TORCH = "torch>=2.2"
+TORCH = "torch>=2.3"
 REQUESTER = "LesionDiffusion"
 
 
@@ -22,7 +22,7 @@ def requirement_files(encoder: str) -> list[Path]:
 
 
 def missing_packages(encoder: str = "vocabulary") -> list[str]:
-    """Requirements that are not satisfied, such as "torch>=2.2"; nothing is imported or downloaded."""
+    """Requirements that are not satisfied, such as "torch>=2.3"; nothing is imported or downloaded."""
     import slicer.packaging
 
     wanted = [TORCH, *(str(r) for path in requirement_files(encoder) for r in slicer.packaging.load_requirements(path))]

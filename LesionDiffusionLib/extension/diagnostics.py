@@ -32,13 +32,18 @@ def diagnostics(devices: Sequence[Mapping[str, Any]], last_failure: str, log: Se
         f"{platform.platform()}, Python {platform.python_version()}, worker: {python_for_worker()}",
         *(f"{name} {_version(name)}" for name in PACKAGES),
         f"models: {', '.join(installed_bundles()) or 'none'}",
-        *(f"device {d['name']}: {d['description']}, {d['free_mib']} of {d['total_mib']} MiB free" for d in devices),
+        *(f"device {d['name']}: {d['description']}{_memory(d)}" for d in devices),
         "last error:",
         last_failure or "none",
         "log:",
         *log[-LOG_LINES:],
     ]
     return "\n".join(lines) + "\n"
+
+
+def _memory(device: Mapping[str, Any]) -> str:
+    free_mib = device["free_mib"]
+    return "" if free_mib is None else f", {free_mib} of {device['total_mib']} MiB free"
 
 
 def _version(package: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from LesionDiffusionLib.networks.convolution import Conv3d
+
 WIDTHS = (64, 128, 256, 512)
 KERNEL, PADDING, SLOPE = 4, 2, 0.2
 GROUPS = 32
@@ -19,7 +21,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, dims: int, norm: str = "batch") -> None:
         super().__init__()
         self.dims = dims
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        conv = {2: nn.Conv2d, 3: Conv3d}[dims]
         self.model0 = nn.Sequential(conv(1, WIDTHS[0], KERNEL, 2, PADDING), nn.LeakyReLU(SLOPE))
         for n, stride in ((1, 2), (2, 2), (3, 1)):
             layers = (

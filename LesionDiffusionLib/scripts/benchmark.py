@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--size-mm", type=float, default=30.0, help="diameter of the lesion (default: 30)")
     parser.add_argument("--spacing-mm", type=float, default=2.5, help="voxels of the phantom's CT (default: 2.5)")
+    parser.add_argument(
+        "--margin-mm",
+        type=float,
+        metavar="MM",
+        help="of the phantom around the lesion (default: all); less where the released way needs too much memory",
+    )
     parser.add_argument("--steps", type=int, default=200, help="DDIM steps of the released way (default: 200)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of our defaults, the fastest counts (default: 3)")
     parser.add_argument("--enough-steps", type=int, metavar="SEEDS", help="also: how many steps are enough")
@@ -51,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from LesionDiffusionLib.devices import resolve_device
     from LesionDiffusionLib.memory import clear_memory_errors
 
-    if min(args.size_mm, args.spacing_mm, args.steps, args.repeats) <= 0:
+    margin = [] if args.margin_mm is None else [args.margin_mm]
+    if min(args.size_mm, args.spacing_mm, args.steps, args.repeats, *margin) <= 0:
         raise SettingsError("sizes, steps and repeats must be above 0")
     if args.growth and args.released_size:
         raise SettingsError("--growth needs networks that draw masks; use a bundle instead of --released-size")
@@ -60,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     device = resolve_device(args.device)
     with clear_memory_errors(device):
         models = _models(args, device, args.precision)
-        job = make_job(models, args.size_mm, args.spacing_mm)
+        job = make_job(models, args.size_mm, args.spacing_mm, args.margin_mm)
 
         def exact() -> Job:
             return job if models.precision == "fp32" else replace(job, models=_models(args, device, "fp32"))

@@ -57,12 +57,13 @@ def _devices() -> None:
     import torch
 
     from LesionDiffusionLib.devices import available_devices, describe_device
+    from LesionDiffusionLib.memory import gpu_memory
 
     for name in available_devices():
         device = torch.device(name)
         memory = ""
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
+        if (told := gpu_memory(device)) is not None:
+            free, total = told
             memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
         threads = f", {torch.get_num_threads()} threads" if name == "cpu" else ""
         print(f"  device {name}: {describe_device(device)}{memory}{threads}")

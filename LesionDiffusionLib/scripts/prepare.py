@@ -46,11 +46,13 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from LesionDiffusionLib.adapters.totalsegmentator import segment_organs
+    from LesionDiffusionLib.adapters.totalsegmentator import find_program, segment_organs
     from LesionDiffusionLib.datasets.layouts import LAYOUTS
     from LesionDiffusionLib.datasets.lesions import Limits
     from LesionDiffusionLib.datasets.preparation import Preparation, prepare
 
+    if args.totalsegmentator:
+        find_program()  # before hours of reading
     scans = LAYOUTS[args.layout](args.data)[: args.limit]
     if args.labels:
         scans = [dataclasses.replace(scan, numbering=scan.numbering or args.labels) for scan in scans]
@@ -65,9 +67,18 @@ def run(args: argparse.Namespace) -> int:
 
         manifest = prepare(args.layout, scans, how, report)
     splits = Counter(case["split"] for case in manifest["cases"])
+    left_out = [f"{entry['scan']}: {entry['reason']}" for entry in manifest["left_out"]]
+    remarks = [f"{entry['scan']}: {entry['text']}" for entry in manifest["remarks"]]
+    _tell("left out", left_out, args.out)
+    _tell("not used as given", remarks, args.out)
     print(f"{len(manifest['cases'])} cases ({splits['train']} train, {splits['test']} test) in {args.out}")
-    for entry in manifest["left_out"][:SHOWN]:
-        print(f"left out: {entry['scan']}: {entry['reason']}")
-    if len(manifest["left_out"]) > SHOWN:
-        print(f"left out: {len(manifest['left_out']) - SHOWN} more, see {args.out / 'manifest.json'}")
+    print(f"{len(left_out)} left out, {len(remarks)} not used as given")
     return 0
+
+
+def _tell(what: str, lines: list[str], out: Path) -> None:
+    """The first lines, and where the others are."""
+    for line in lines[:SHOWN]:
+        print(f"{what}: {line}")
+    if len(lines) > SHOWN:
+        print(f"{what}: {len(lines) - SHOWN} more, see {out / 'manifest.json'}")

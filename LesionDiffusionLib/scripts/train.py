@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder that 'lesiondiffusion prepare' has made")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint, logs and weights")
     parser.add_argument("--resume", action="store_true", help="continue the training in --out, if one was begun")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and what is missing, and stop")
     settings = parser.add_argument_group("settings (later ones win)")
     settings.add_argument("--preset", choices=PRESET_NAMES, default="paper", help="default: paper")
     settings.add_argument("--config", type=Path, metavar="FILE", help="TOML or JSON with settings that differ")
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_argument_group("other networks")
     parts.add_argument("--autoencoder", metavar="BUNDLE_OR_FOLDER", help="LINet's; a bundle, or --out of a training")
     parts.add_argument("--text-encoder", metavar="FOLDER_OR_HUB_ID", help="BiomedCLIP, for text.encoder=biomedclip")
+    parts.add_argument(
+        "--allow-download", action="store_true", help="let --text-encoder fetch a hub id that is not here"
+    )
     parts.add_argument(
         "--lpips", type=Path, metavar="FILE", help="weights of the perceptual distance, for losses.lpips"
     )
@@ -72,12 +75,17 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.dry_run:
-        return _tell(args, training, device)
+        _tell(args, training, device)
     target = _bundle_folder(args)
+    inputs = _inputs(args, training, device)
+    if target is not None:
+        _require_bundle(args, training, inputs)
+    if args.dry_run:
+        return 0
     with ranks.joined_ranks(device), clear_memory_errors(device), repeatable():
         if ranks.rank() == 0:
             open_folder(args.out, args.resume)
-        train(args.network, training, _inputs(args, device), args.out, not args.no_tensorboard, args.told)
+        train(args.network, training, inputs, args.out, not args.no_tensorboard, args.told)
         if ranks.rank() == 0:
             print(f"weights in {args.out}")
             if target is not None:
@@ -85,25 +93,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _inputs(args: argparse.Namespace, device):
+def _inputs(args: argparse.Namespace, training, device):
+    """What the training needs; told here when it does not fit, before a folder is made."""
     from LesionDiffusionLib.training.bundling import parts_of
-    from LesionDiffusionLib.training.trainer import Inputs
+    from LesionDiffusionLib.training.inputs import Inputs, require_inputs
 
     part = None
     if args.autoencoder:
         part = parts_of(args.autoencoder).get("vqgan")
         if part is None:
             raise TrainingError(f"{args.autoencoder} holds no autoencoder; give a bundle or a training of vqgan")
-    return Inputs(args.data, device, part, _text_encoder(args.text_encoder, device), _lpips(args.lpips, device))
+    text = _text_encoder(args.text_encoder, args.allow_download, device)
+    inputs = Inputs(args.data, device, part, text, _lpips(args.lpips, device))
+    require_inputs(training, inputs)
+    return inputs
 
 
-def _text_encoder(name: str | None, device):
+def _text_encoder(name: str | None, allow_download: bool, device):
     if name is None:
         return None
     from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder
 
-    is_folder = Path(name).is_dir()
-    encoder = BiomedCLIPTextEncoder.from_folder(Path(name)) if is_folder else BiomedCLIPTextEncoder.from_hub(name)
+    if Path(name).is_dir():
+        encoder = BiomedCLIPTextEncoder.from_folder(Path(name))
+    else:
+        encoder = BiomedCLIPTextEncoder.from_hub(name, allow_download)
     encoder.tower.to(device)
     return encoder
 
@@ -117,7 +131,7 @@ def _lpips(path: Path | None, device):
 
 
 def _bundle_folder(args: argparse.Namespace) -> Path | None:
-    """Where the bundle goes. Raises BundleError early, before days of training."""
+    """Where the bundle goes. Raises BundleError."""
     if args.export_bundle is None:
         return None
     from LesionDiffusionLib.bundle_folders import user_bundles_dir
@@ -131,18 +145,33 @@ def _bundle_folder(args: argparse.Namespace) -> Path | None:
     return folder
 
 
+def _require_bundle(args: argparse.Namespace, training, inputs) -> None:
+    """Tell before days of training that these networks make no bundle. Raises TrainingError, BundleError."""
+    from LesionDiffusionLib.training.bundling import make_manifest, promised_part
+
+    own = {args.network: promised_part(training, inputs.autoencoder)}
+    make_manifest(args.export_bundle, _other_parts(args) | own, args.license)
+
+
 def _export(args: argparse.Namespace, folder: Path) -> None:
     from LesionDiffusionLib.training.bundling import export_bundle, parts_of
 
-    parts = {}
-    for source in (*([args.autoencoder] if args.autoencoder else []), *args.others, str(args.out)):
-        parts |= parts_of(source)
-    export_bundle(folder, parts, args.license)
+    export_bundle(folder, _other_parts(args) | parts_of(str(args.out)), args.license)
     print(f"bundle in {folder}")
 
 
-def _tell(args: argparse.Namespace, training, device) -> int:
-    """The dry run: settings, cases, size of the network."""
+def _other_parts(args: argparse.Namespace) -> dict:
+    """The networks that --autoencoder and --with name; later ones win."""
+    from LesionDiffusionLib.training.bundling import parts_of
+
+    parts = {}
+    for source in (*([args.autoencoder] if args.autoencoder else []), *args.others):
+        parts |= parts_of(source)
+    return parts
+
+
+def _tell(args: argparse.Namespace, training, device) -> None:
+    """Settings, cases, size of the network."""
     import dataclasses
     import os
 
@@ -164,5 +193,4 @@ def _tell(args: argparse.Namespace, training, device) -> int:
         "out": str(args.out),
         "settings": dataclasses.asdict(training),
     }
-    print(json.dumps(told, indent=2))
-    return 0
+    print(json.dumps(told, indent=2), flush=True)

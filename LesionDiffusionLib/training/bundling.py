@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +34,10 @@ from LesionDiffusionLib.training.config import (
     config_from_json,
 )
 from LesionDiffusionLib.training.phrases import vocabulary_phrases
+from LesionDiffusionLib.whole_file import whole_file
 
 RUN, WEIGHTS, CHECKPOINT = "run.json", "weights.safetensors", "checkpoint.pt"
+TOLD = ("command", "data", "steps", "seed", "seconds", "history", "versions")  # of run.json, in the card
 FILES = {"vqgan": "vqgan.safetensors", "lmnet": "lmnet.safetensors", "linet": "linet.safetensors"}
 
 
@@ -66,12 +67,10 @@ def save_trained(folder: Path, network: str, training: Training, tensors: Mappin
 
     content = {"network": network, "training": dataclasses.asdict(training), "version": __version__, **facts}
     try:
-        partial = folder / (WEIGHTS + ".part")
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        os.replace(partial, folder / WEIGHTS)
-        partial = folder / (RUN + ".part")
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, folder / RUN)
+        with whole_file(folder / WEIGHTS) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        with whole_file(folder / RUN) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"could not write the weights to {folder}: {error}; make room and run the same command with --resume"
@@ -91,6 +90,15 @@ def parts_of(source: str) -> dict[str, Part]:
     if (folder / CHECKPOINT).is_file():
         raise TrainingError(f"the training in {folder} is not finished; continue it with --resume first")
     return _bundled(open_bundle(source))
+
+
+def promised_part(training: Training, autoencoder: Part | None) -> Part:
+    """What a training will make, without its weights: enough for `make_manifest` to say whether a bundle can follow."""
+    latents = {}
+    if autoencoder is not None:
+        ones = (1.0,) * autoencoder.spec.z_channels
+        latents = {"fingerprint": fingerprint(autoencoder.tensors), "shift": ones, "scale": ones}
+    return _part(training, {}, latents, {})
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -207,11 +215,15 @@ def _trained(folder: Path) -> dict[str, Part]:
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise TrainingError(f"cannot read the training in {folder}: {error}; train it again") from error
     config = config_from_json(network, training, str(folder / RUN))
-    made_by = {name: content.get(name) for name in ("command", "data", "steps", "seed", "seconds", "versions")}
+    made_by = {name: content.get(name) for name in TOLD}
+    return {network: _part(config, tensors, content.get("latents", {}), made_by)}
+
+
+def _part(config: Training, tensors: Mapping[str, Tensor], latents: Mapping[str, Any], made_by: Mapping) -> Part:
     if isinstance(config, VQGANTraining):
-        return {network: Part(config.network, tensors, made_by=made_by)}
+        return Part(config.network, tensors, made_by=made_by)
     spec = lmnet_spec(config) if isinstance(config, LMNetTraining) else linet_spec(config)
-    return {network: Part(spec, tensors, text_spec(config.text), content.get("latents", {}), made_by)}
+    return Part(spec, tensors, text_spec(config.text), latents, made_by)
 
 
 def _bundled(bundle: Bundle) -> dict[str, Part]:

@@ -25,10 +25,10 @@ class CaseStore:
     """All shards of a folder, in the order of their names."""
 
     def __init__(self, folder: Path) -> None:
-        self._shards = [np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npz"))]
+        self._shards = [np.load(path, allow_pickle=False) for path in sorted(folder.glob("shard_*.npz"))]
         if not self._shards:
             raise FileNotFoundError(
-                f"expected rendered cases (*.npz) in {folder}, found none; run the step 'cases' first"
+                f"expected rendered cases (shard_*.npz) in {folder}, found none; run the step 'cases' first"
             )
         self.texts = [text for shard in self._shards for text in json.loads(str(shard["texts"]))]
 

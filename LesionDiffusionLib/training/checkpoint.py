@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from LesionDiffusionLib.errors import OutputError, TrainingError
+from LesionDiffusionLib.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,19 @@ class Checkpoint:
         Raises:
             OutputError: it cannot be written, for instance because the disk is full; the last checkpoint is kept.
         """
-        partial = self.path.with_name(self.path.name + ".part")
         try:
-            with partial.open("wb") as file:
-                torch.save({**state, "settings": dict(self.settings)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path)
+            with whole_file(self.path) as partial:
+                torch.save({**state, "settings": dict(self.settings)}, partial)
         except (OSError, RuntimeError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise OutputError(
                 f"could not write the checkpoint of step {state['done']}: {str(error).splitlines()[0]}; "
                 f"{self.last()}; make room and continue with --resume"
             ) from error
 
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The state, or None when there is none yet.
+    def load(self) -> dict[str, Any] | None:
+        """The state in main memory, or None when there is none yet.
+
+        A GPU's optimizer would ask its counters of steps one by one, hundreds of times a step, if they lay there.
 
         Raises:
             TrainingError: the file cannot be read, or belongs to a training with other settings.
@@ -56,7 +52,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, map_location=device, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
             settings = state["settings"]
         except (OSError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
             raise TrainingError(

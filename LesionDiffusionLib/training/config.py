@@ -87,6 +87,11 @@ class DenoiserTraining:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("prediction", self.prediction, PREDICTIONS)
 
+    def require_window(self, divisor: int) -> None:
+        """SettingsError unless the window can be halved as often as the network does."""
+        if any(n % divisor for n in self.window.shape):
+            raise SettingsError(f"window.shape is divisible by {divisor} for this network, got {self.window.shape}")
+
     def require_channels(self, expected: tuple[int, int], loss: str) -> None:
         """SettingsError unless the network has these input and output channels."""
         found = (self.network.in_channels, self.network.out_channels)
@@ -113,6 +118,7 @@ class LMNetTraining(DenoiserTraining):
         super().__post_init__()
         _one_of("loss", self.loss, LMNET_LOSSES)
         self.require_channels((4, 1), self.loss)
+        self.require_window(self.network.size_divisor)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ class LINetTraining(DenoiserTraining):
         self.require_channels((input_channels(self.change), 5 if self.loss == "released" else 4), self.loss)
         if self.network.replaces_shown and self.prediction != "x0":
             raise SettingsError(f'network.replaces_shown says changes: it needs prediction=x0, got "{self.prediction}"')
+        self.require_window(2 * self.network.size_divisor)  # latents have half the window's size
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,12 @@ class VQGANTraining:
         _one_of("codebook_start", self.codebook_start, CODEBOOK_STARTS)
         if self.crop is not None and not 8 <= self.crop <= min(self.window.shape):
             raise SettingsError(f"crop lies in 8..{min(self.window.shape)} (the window's edge), got {self.crop}")
+        pieces = (*self.window.shape, *([] if self.crop is None else [self.crop]))
+        if any(n % self.network.downsampling for n in pieces):
+            raise SettingsError(
+                f"window.shape and crop are divisible by {self.network.downsampling}, which the network divides them "
+                f"by; got {self.window.shape} and {self.crop}"
+            )
         if self.start == "linear" and not startable_linearly(self.network):
             raise SettingsError(
                 'start "linear" needs network.norm_groups=0, network.upsampling="transposed", a network.sample_depth '

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 DECAYS = ("cosine", "constant")
 FINAL_RATE = 0.02  # of the peak, at the end of the cosine
 MEMORY = 0.98  # of the running means of the losses
+ADJUSTABLE = ("learning_rate", "clip", "precision")  # may change when a training goes on, which is remembered
 SMALLEST_SCALE = 2.0**-14  # of an fp16 loss: who cannot compute a gradient this small has a NaN in it
 
 
@@ -63,6 +65,15 @@ class LoopOptions:
             )
         if min(self.steps, self.batch, self.report_every, self.checkpoint_every) < 1 or self.clip <= 0:
             raise SettingsError(f"steps, batch, clip and the intervals are at least 1 (clip above 0), got {self}")
+        if self.learning_rate <= 0 or min(self.warmup, self.weight_decay, self.preview_every) < 0:
+            raise SettingsError(f"learning_rate is above 0, warmup and weight_decay are not below it, got {self}")
+        if not all(0 <= decay < 1 for decay in (*self.betas, self.ema_decay)):
+            raise SettingsError(f"betas and ema_decay lie in 0..1 (1 excluded), got {self.betas} and {self.ema_decay}")
+
+    def require_device(self, device: torch.device) -> None:
+        """SettingsError unless the precision can be had there."""
+        if self.precision != "fp32" and device.type != "cuda":
+            raise SettingsError(f"precision {self.precision} needs a GPU, got {device}; use precision=fp32")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of ``step`` (0-based)."""
@@ -135,8 +146,7 @@ class _Training:
         self.module = objective.module.train()
         self.groups = objective.groups or (list(self.module.parameters()),)
         self.device = next(self.module.parameters()).device
-        if options.precision != "fp32" and self.device.type != "cuda":
-            raise SettingsError(f"precision {options.precision} needs a GPU, got {self.device}; use precision=fp32")
+        options.require_device(self.device)
         self.optimizer = torch.optim.AdamW(
             [{"params": group} for group in self.groups],
             lr=options.learning_rate,
@@ -148,11 +158,14 @@ class _Training:
         self.means: dict[str, float] = {}
         self.done = 0
         self.seconds_before, self.started = 0.0, time.monotonic()
+        self.history: list[dict[str, float | str]] = []
+        self._remember_settings()
 
     def state(self) -> dict:
         state = {"done": self.done, "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {"scaler": self.scaler.state_dict(), "means": self.means}
         state["seconds"] = self.seconds_before + time.monotonic() - self.started
+        state["history"] = self.history
         return state if self.ema is None else state | {"ema": self.ema.shadow, "updates": self.ema.updates}
 
     def restore(self, state: dict | None) -> None:
@@ -160,11 +173,22 @@ class _Training:
             return
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty unless it was a training in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.done, self.means = state["done"], state["means"]
         self.seconds_before = state.get("seconds", 0.0)  # checkpoints of earlier editions do not tell
+        self.history = state.get("history", self.history)
+        self._remember_settings()
         if self.ema is not None:
-            self.ema.shadow, self.ema.updates = state["ema"], state["updates"]
+            for name, value in state["ema"].items():
+                self.ema.shadow[name].copy_(value)
+            self.ema.updates = state["updates"]
+
+    def _remember_settings(self) -> None:
+        """Add the adjustable settings and the step from which they are used to the history, if they are new."""
+        now = {name: getattr(self.options, name) for name in ADJUSTABLE}
+        if not self.history or {name: self.history[-1][name] for name in ADJUSTABLE} != now:
+            self.history = [*self.history, {"from_step": self.done, **now}]
 
     def step(self, generator: torch.Generator) -> tuple[dict[str, float], float]:
         """One optimizer step; returns its losses and its gradient norm. Raises FloatingPointError for NaN."""
@@ -220,6 +244,12 @@ class _Training:
         return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
 
+def history_told(state: dict) -> dict[str, Any]:
+    """What a checkpoint's state says of its sessions: their seconds, and settings that changed between them."""
+    history = state.get("history", [])
+    return {"seconds": round(state.get("seconds", 0))} | ({"history": history} if len(history) > 1 else {})
+
+
 def optimize(
     objective: Objective,
     options: LoopOptions,
@@ -240,7 +270,7 @@ def optimize(
         OutputError: the checkpoint cannot be written.
     """
     training = _Training(objective, options)
-    training.restore(checkpoint.load(training.device) if checkpoint else None)
+    training.restore(checkpoint.load() if checkpoint else None)
     ranks.require_same_step(training.done, training.device)
     generator = torch.Generator()
     first = training.done
@@ -250,7 +280,9 @@ def optimize(
             raw, norm = training.step(generator.manual_seed(options.seed * 10_000_019 + step))
         except FloatingPointError as error:
             kept = f"; {checkpoint.last()}" if checkpoint else ""
-            raise TrainingError(f"{error} at step {step}{kept}; lower the learning rate") from error
+            raise TrainingError(
+                f"{error} at step {step}{kept}; continue with --resume and a lower loop.learning_rate"
+            ) from error
         done = training.done
         if done % options.report_every == 0 or done == options.steps:
             left = (time.monotonic() - training.started) / (done - first) * (options.steps - done)

@@ -91,6 +91,6 @@ def _summary_writer(folder: Path, first: int):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise SettingsError(
-            f"TensorBoard is not installed ({error}); pip install 'lesiondiffusion[train]', or give --no-tensorboard"
+            f"TensorBoard is not installed ({error}); pip install tensorboard, or give --no-tensorboard"
         ) from error
     return SummaryWriter(str(folder), purge_step=first + 1 if first else None)

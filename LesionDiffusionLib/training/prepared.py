@@ -6,11 +6,13 @@ set serves every window and voxel size.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,17 +70,30 @@ class PreparedCase:
     @classmethod
     def load(cls, path: Path) -> PreparedCase:
         """Read a case. Raises DatasetError when it cannot be read."""
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                arrays = {name: data[name] for name in ("ct_hu", "labels", "organ", "lesion", "affine_ras")}
-                texts = json.loads(str(data["texts"]))
-        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DatasetError(f"cannot read the prepared case {path}: {error}; prepare the dataset again") from error
+        with _opened(path) as data:
+            arrays = {name: data[name] for name in ("ct_hu", "labels", "organ", "lesion", "affine_ras")}
+        texts = load_texts(path)
         geometry = Geometry(arrays["labels"].shape, arrays["affine_ras"])
         ct = Volume(arrays["ct_hu"], geometry) if arrays["ct_hu"].size else None
         report = LesionReport.from_json(json.dumps(texts["report"]))
         labels = Volume(arrays["labels"], geometry)
         return cls(ct, labels, arrays["organ"], arrays["lesion"], report, texts["strings"])
+
+
+def load_texts(path: Path) -> dict[str, Any]:
+    """A case's "report" and "strings", without its arrays. Raises DatasetError when it cannot be read."""
+    with _opened(path) as data:
+        return json.loads(str(data["texts"]))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A case's file, whose arrays are read when asked for; what goes wrong with it is a DatasetError."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            yield data
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DatasetError(f"cannot read the prepared case {path}: {error}; prepare the dataset again") from error
 
 
 class PreparedCases:
@@ -114,12 +129,17 @@ class PreparedCases:
                 f"{folder} has no usable case of the split {split!r} among {len(everything)}{why}; prepare other scans"
             )
         self._load = functools.lru_cache(REMEMBERED)(lambda n: PreparedCase.load(folder / self.entries[n]["file"]))
+        self._load_strings = functools.cache(lambda n: load_texts(folder / self.entries[n]["file"])["strings"])
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, n: int) -> PreparedCase:
         return self._load(n)
+
+    def strings(self, n: int) -> dict[str, dict[str, list[str]]]:
+        """What a case's networks hear, without reading its arrays: every process asks for the texts of all."""
+        return self._load_strings(n)
 
 
 def _unfit(entry: dict[str, Any], largest_mm: tuple[float, ...] | None, need_ct: bool) -> str | None:

@@ -36,10 +36,8 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
             f"WORLD_SIZE is {world}, but the other processes cannot be joined: {str(error).splitlines()[0]:.200}; "
             "start the training with torchrun, or unset WORLD_SIZE"
         ) from error
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for the others, who wait for this process
 
 
 def world_size() -> int:

@@ -53,6 +53,7 @@ from LesionDiffusionLib.training.train_vqgan import vqgan_objective
 from LesionDiffusionLib.training.volumes import TrainingVolume, in_v1, load_volumes
 from LesionDiffusionLib.training.windows import random_windows
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.whole_file import whole_file
 
 ENCODED_AT_ONCE = 50
 LICENSE = "MIT; trained on a procedural phantom and on CTs under Apache-2.0 and BSD-3-Clause (see README.md)"
@@ -186,8 +187,8 @@ def cases(data: Path, work: Path) -> None:
         while len(rendered) < RECIPE.cases_per_shard:
             case = random_case(drawn_from, RECIPE.lmnet.window, RECIPE.linet.window, generator, kinds)
             rendered += [case] if case is not None else []
-        save_shard(path.with_suffix(".part.npz"), rendered)
-        path.with_suffix(".part.npz").rename(path)
+        with whole_file(path) as partial:
+            save_shard(partial, rendered)
         print(f"cases {shard + 1}/{RECIPE.shards}")
 
 

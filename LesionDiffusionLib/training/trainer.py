@@ -8,7 +8,6 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from LesionDiffusionLib.errors import DatasetError, OutputError, SettingsError, TrainingError
+from LesionDiffusionLib.errors import DatasetError, OutputError
 from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
-from LesionDiffusionLib.networks.lpips import LPIPS
-from LesionDiffusionLib.networks.text_tower import BiomedCLIPTextEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.build import (
@@ -34,7 +31,8 @@ from LesionDiffusionLib.training.build import (
 from LesionDiffusionLib.training.bundling import CHECKPOINT, Part, fingerprint, save_trained
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, Training, VQGANTraining
-from LesionDiffusionLib.training.loop import Objective, optimize
+from LesionDiffusionLib.training.inputs import Inputs, frozen_weights
+from LesionDiffusionLib.training.loop import ADJUSTABLE, Objective, history_told, optimize
 from LesionDiffusionLib.training.monitor import Monitor
 from LesionDiffusionLib.training.prepared import MANIFEST, PreparedCases
 from LesionDiffusionLib.training.previews import Pictures, linet_row, lmnet_row, previewing, vqgan_row
@@ -42,28 +40,11 @@ from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, P
 from LesionDiffusionLib.training.train_denoisers import linet_objective, lmnet_objective
 from LesionDiffusionLib.training.train_vqgan import vqgan_objective
 
-# Settings that change no weight: they may differ when a training goes on.
+# Settings that may differ when a training goes on: those that change no weight, and those of which the loop keeps a
+# history, because whoever was stopped by a NaN must be able to go on with others.
 UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "sampling", "threshold", "activation_checkpointing")
+MAY_CHANGE = {*UNDECIDING, *ADJUSTABLE}
 STATISTICS_CASES = 64  # whose latents tell mean and standard deviation
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What a training needs besides its settings.
-
-    Attributes:
-        data: folder of a prepared dataset.
-        device: where to compute.
-        autoencoder: of LINet's latents.
-        text: a frozen text encoder; None for one that learns with the network.
-        lpips: the perceptual distance, where its loss is used.
-    """
-
-    data: Path
-    device: torch.device
-    autoencoder: Part | None = None
-    text: BiomedCLIPTextEncoder | None = None
-    lpips: LPIPS | None = None
 
 
 class Job(NamedTuple):
@@ -79,7 +60,7 @@ def train(
 ) -> None:
     """Train a network, or go on with a training that was interrupted; writes into ``folder``.
 
-    ``told`` is the command, for whoever finds the weights.
+    ``inputs`` are those of `require_inputs`; ``told`` is the command, for whoever finds the weights.
 
     Raises:
         TrainingError, OutputError, DatasetError, SettingsError: see `optimize` and the rooms that read.
@@ -100,7 +81,7 @@ def train(
         "command": told,
         "steps": training.loop.steps,
         "seed": training.loop.seed,
-        "seconds": round(checkpoint.load().get("seconds", 0)),  # of all its sessions, since they are counted
+        **history_told(checkpoint.load()),
     }
     facts |= {"versions": {"torch": torch.__version__, "python": platform.python_version()}}
     facts |= {"data": _data_told(inputs.data, len(cases)), **job.facts}
@@ -132,20 +113,14 @@ def open_folder(folder: Path, resume: bool) -> None:
         raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
 
 
-def frozen_codec(part: Part | None, device: torch.device) -> LatentCodec:
-    """The autoencoder of LINet's latents, as they come. Raises TrainingError without one."""
-    if part is None:
-        raise TrainingError(
-            "LINet learns on the latents of an autoencoder; give --autoencoder with a bundle or a finished training"
-        )
+def frozen_codec(part: Part, device: torch.device) -> LatentCodec:
+    """The autoencoder of LINet's latents, as they come."""
     model = VQGAN(part.spec)
     model.load_state_dict({name: value.float() for name, value in part.tensors.items()})
     return plain_codec(model.to(device))
 
 
 def _vqgan_job(training: VQGANTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
-    if training.losses.lpips and inputs.lpips is None:
-        raise TrainingError("losses.lpips needs the metric's weights; give --lpips FILE, or set losses.lpips=0")
     model = make_vqgan(training).to(inputs.device)
     windows = PreparedWindows(cases, training.window)
     shown = PreparedWindows(_shown(cases, training), training.window)
@@ -166,11 +141,6 @@ def _lmnet_job(training: LMNetTraining, inputs: Inputs, cases: PreparedCases, sh
 
 
 def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
-    if training.change is not None:
-        raise SettingsError(
-            "a LINet that diffuses the change needs every patient without the lesion, too, which prepared cases do not "
-            "have; expected no change and network.in_channels=5"
-        )
     codec = frozen_codec(inputs.autoencoder, inputs.device)
     spelling = training.text.spelling
     if training.normalize_latents:
@@ -186,11 +156,6 @@ def _linet_job(training: LINetTraining, inputs: Inputs, cases: PreparedCases, sh
 
 
 def _denoiser(training: DenoiserTraining, inputs: Inputs):
-    if training.text.encoder == "biomedclip" and inputs.text is None:
-        raise TrainingError(
-            "this training hears texts through BiomedCLIP; give its folder as --text-encoder, "
-            "or --set text.encoder=vocabulary for one that learns with the network"
-        )
     denoiser, text = make_denoiser(training, inputs.text if training.text.encoder == "biomedclip" else None)
     for part in (denoiser.backbone, text):
         if isinstance(part, torch.nn.Module):
@@ -209,24 +174,13 @@ def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
     """Everything that decides the weights: a checkpoint is only continued under the same."""
     settings = json.loads(json.dumps(dataclasses.asdict(training)))
     for part in (settings, settings["loop"]):
-        for name in part.keys() & set(UNDECIDING):
+        for name in part.keys() & MAY_CHANGE:
             del part[name]
     if training.loop.decay == "constant" and settings.get("codebook_start") != "kmeans":
         del settings["loop"]["steps"]  # then nothing depends on the end, and a training may be made longer
     settings["samples_per_step"] = settings["loop"].pop("batch") * ranks.world_size()
     settings["data"] = hashlib.sha256((inputs.data / MANIFEST).read_bytes()).hexdigest()
-    return settings | {name: fingerprint(tensors) for name, tensors in _frozen(training, inputs).items()}
-
-
-def _frozen(training: Training, inputs: Inputs) -> dict[str, Mapping[str, Tensor]]:
-    """The weights that decide what is learned without learning themselves."""
-    if isinstance(training, VQGANTraining):
-        return {"lpips": inputs.lpips.state_dict()} if training.losses.lpips and inputs.lpips else {}
-    heard = training.text.encoder == "biomedclip" and inputs.text is not None
-    frozen = {"text_encoder": inputs.text.tower.state_dict()} if heard else {}
-    if isinstance(training, LINetTraining) and inputs.autoencoder is not None:
-        frozen["autoencoder"] = inputs.autoencoder.tensors
-    return frozen
+    return settings | {name: fingerprint(tensors) for name, tensors in frozen_weights(training, inputs).items()}
 
 
 def _shown(cases: PreparedCases, training: Training) -> PreparedCases:

@@ -14,9 +14,10 @@ from training_cases import RELEASED_VQGAN, tiny_training
 
 from LesionDiffusionLib.training import ranks
 from LesionDiffusionLib.training.bundling import Part
+from LesionDiffusionLib.training.inputs import Inputs
 from LesionDiffusionLib.training.loop import optimize
 from LesionDiffusionLib.training.prepared import PreparedCases
-from LesionDiffusionLib.training.trainer import Inputs, make_job
+from LesionDiffusionLib.training.trainer import make_job
 
 # The last bits of one process and two differ. Where two codes are equally near they decide between them, and the losses
 # part from there on. With these settings no latent meets such a tie.

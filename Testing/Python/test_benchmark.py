@@ -23,6 +23,7 @@ from LesionDiffusionLib.benchmark.tables import as_markdown
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.networks import convolution
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
 from LesionDiffusionLib.resampling import box_on_grid, window_grid
@@ -41,6 +42,11 @@ def job():
     return make_job(random_models(CPU, SMALL), 30, COARSE_MM)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
 class Conv(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -53,6 +59,22 @@ class Conv(torch.nn.Module):
 def test_operations_are_counted_as_in_the_closed_form():
     counted = forward_tflop(Conv(), torch.zeros(2, 3, 4, 6, 8), torch.zeros(2), torch.zeros(2, 1, 4))
     assert counted == pytest.approx(2 * 2 * 5 * 3 * 27 * 4 * 6 * 8 / 1e12)
+    modes = []
+    forward_tflop(lambda: modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled())))
+    assert modes == [(False, False)], "in inference mode older PyTorch counts nothing"
+
+
+def test_less_of_the_phantom_around_the_same_lesion(job):
+    """As much as is asked for, for GPUs that cannot take the whole volume through the autoencoder."""
+    near = make_job(job.models, 30, COARSE_MM, margin_mm=40)
+    assert near.mask.sum() == job.mask.sum()
+    lesion = [n * COARSE_MM for n in Box.bounding(near.mask).shape]
+    assert all(n * COARSE_MM <= mm + 2 * (40 + COARSE_MM) for n, mm in zip(near.mask.shape, lesion, strict=True))
+    assert near.ct.array.size < job.ct.array.size / 8
+    assert np.array_equal(near.ct.array[near.mask], job.ct.array[job.mask])
+    assert near.organs.volume.geometry.difference(near.ct.geometry) is None
+    settings = Settings(1, steps=2)
+    assert released_way(near, settings).lesion_hu.shape == our_way(near, settings).lesion_hu.shape
 
 
 def test_the_ceiling_is_the_number_of_operations_over_time(monkeypatch):
@@ -110,6 +132,17 @@ def test_measuring_channels_last_leaves_the_networks_as_they_were(job):
         assert torch.equal(one.backbone(*one.inputs), before[name])
 
 
+@pytest.mark.parametrize("whose", ["random", "a bundle's"])
+def test_channels_that_are_last_already_are_not_measured_again(whose, tiny, monkeypatch):
+    monkeypatch.setattr(convolution, "_halved_on_gpu", lambda x: x.dtype in convolution.HALF)  # a CPU in its place
+    from_bundle = whose != "random"
+    models = load_models(tiny, CPU, precision="bf16") if from_bundle else random_models(CPU, SMALL, "bf16")
+    networks = forwards(models)
+    assert all(one.backbone.input_blocks[0][0].weight.stride(1) == 1 for one in networks.values())
+    told = bare_forwards(networks, ceiling=0.5)
+    assert all(one["channels_last_tflops"] is None for one in told.values())
+
+
 def test_only_the_released_way_encodes_text_at_every_step(job, monkeypatch):
     calls = []
     encode = job.models.image_text.encode
@@ -124,6 +157,7 @@ def test_only_the_released_way_encodes_text_at_every_step(job, monkeypatch):
 def test_the_released_way_pays_for_the_whole_volume(job):
     ours, released = (way(job, Settings(1, steps=2)) for way in (our_way, released_way))
     assert released.seconds["encode"] > 3 * ours.seconds["encode"]
+    assert next(iter(released.seconds)) == "encode", "which finds out whether there is memory for it"
     assert set(ours.seconds) == set(released.seconds) == {"mask", "encode", "inpaint", "decode", "blend"}
     assert ours.total_seconds == pytest.approx(sum(ours.seconds.values()))
 
@@ -144,15 +178,25 @@ def test_the_table_is_json_and_its_reference_is_the_released_way(job):
         assert bare["share_of_ceiling"] == pytest.approx(bare["tflops"] / figures["matmul_tflops"])
 
 
-def test_a_memory_too_small_for_the_whole_volume_still_tells_of_ours(job, monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError("full")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("full"), "The released way does not fit into the memory: no ratio"),
+        (
+            RuntimeError("output tensor has too many elements\nat"),
+            "(output tensor has too many elements): no ratio",
+        ),
+    ],
+)
+def test_without_the_released_way_ours_is_told_all_the_same(error, told, job, monkeypatch):
+    def fails(*_):
+        raise error
 
-    monkeypatch.setattr(comparison, "released_way", full)
+    monkeypatch.setattr(comparison, "released_way", fails)
     figures = json.loads(json.dumps(compare(job, lambda: job, steps=4, repeats=1)))
     assert [(row["name"].split(",")[0], row["ratio"]) for row in figures["rows"]] == [("ours", None)] * 2
     text = as_markdown({"comparison": figures})
-    assert "The released way does not fit into the memory" in text
+    assert told in text
     assert "One evaluation of one sample: LMNet" in text
 
 
@@ -170,11 +214,6 @@ def test_in_half_precision_the_same_lesion_comes_out(job):
     assert figures["environment"]["precision"] == "bf16"
     assert next(ours.models.linet.denoiser.backbone.parameters()).dtype == torch.bfloat16
     assert figures["rounding_hu"] < 0.5 * figures["seed_to_seed_hu"], "zero where the codebook takes the rounding away"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 def test_processes_share_the_work():
@@ -197,6 +236,7 @@ def test_the_command_prints_and_writes(tiny, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--steps", "0"], "must be above 0"),
+        (["--margin-mm", "-1"], "must be above 0"),
         (["--growth", "--released-size"], "use a bundle instead"),
         (["--bundle", "nowhere"], "nowhere"),
         (["--size-mm", "4000"], "make the lesion smaller"),

@@ -7,18 +7,27 @@ import pytest
 from conftest import make_geometry
 
 from LesionDiffusionLib.fit import Finding
+from LesionDiffusionLib.lesion_types import lesion_type
 from LesionDiffusionLib.measured_report import enhancement_of, measured_report
 
 ORGAN_HU = 60.0
 
 
 def finding(
-    center=(24, 24, 24), radii=(7, 7, 7), lesion_hu=20.0, blur=0.0, texture=0.0, lobes=False, axes=None
+    center=(24, 24, 24),
+    radii=(7, 7, 7),
+    lesion_hu=20.0,
+    blur=0.0,
+    texture=0.0,
+    lobes=False,
+    axes=None,
+    organ_hu=ORGAN_HU,
+    spacing_mm=(1.5, 1.5, 1.5),
 ) -> Finding:
-    """A lesion in a ball of an organ on a 1.5 mm grid."""
+    """A lesion in a ball of an organ on a 1.5 mm grid; lengths in voxels."""
     from scipy import ndimage
 
-    geometry = make_geometry((48, 48, 48), (1.5, 1.5, 1.5), axes)
+    geometry = make_geometry((48, 48, 48), spacing_mm, axes)
     grids = np.meshgrid(*(np.arange(48),) * 3, indexing="ij")
     mask = sum(((g - c) / r) ** 2 for g, c, r in zip(grids, center, radii, strict=True)) < 1
     if lobes:
@@ -28,7 +37,7 @@ def finding(
     generator = np.random.default_rng(0)
     inside = lesion_hu + texture * ndimage.gaussian_filter(generator.normal(size=mask.shape), 2) / 0.05
     weight = ndimage.gaussian_filter(mask.astype(float), blur) if blur else mask
-    ct_hu = np.where(organ, ORGAN_HU, -90.0) + weight * (inside - ORGAN_HU) + generator.normal(0, 4, mask.shape)
+    ct_hu = np.where(organ, organ_hu, -90.0) + weight * (inside - organ_hu) + generator.normal(0, 4, mask.shape)
     return Finding(ct_hu, mask, organ, geometry)
 
 
@@ -47,6 +56,9 @@ def finding(
         ({}, "shape", "round-like"),
         ({"lobes": True}, "shape", "irregular"),
         ({"radii": (2, 2, 2)}, "shape", "punctate"),
+        ({"radii": (4, 4, 4)}, "shape", None),
+        ({"radii": (12, 12, 1.2), "spacing_mm": (0.5, 0.5, 5.0)}, "shape", "round-like"),
+        ({"radii": (18, 18, 0.9), "spacing_mm": (0.5, 0.5, 5.0)}, "shape", None),
         ({}, "lesion_location", "inside organ"),
         ({"center": (5, 24, 24)}, "lesion_location", "organ margin"),
         ({"lesion_hu": 400.0}, "specific_features", ("stone",)),
@@ -97,3 +109,34 @@ def test_the_ruler_of_roundness_can_be_stricter():
     f, organ = finding(), "liver"
     assert measured_report(f, organ).shape == "round-like"
     assert measured_report(f, organ, round_sphericity=1.1).shape == "irregular"
+
+
+@pytest.mark.parametrize(
+    ("kind", "lesion_hu", "organ_hu", "enhancement", "stone"),
+    [
+        ("kidney cancer", 150.0, 190.0, "enhanced CT", False),
+        ("kidney cancer", 600.0, 40.0, "non-contrast CT", False),
+        ("kidney stone", 150.0, 40.0, None, True),
+        ("gallstone", 150.0, 10.0, "enhanced CT", True),
+        ("gallstone", 60.0, 10.0, None, False),
+        (None, 150.0, 190.0, "enhanced CT", False),
+        (None, 150.0, 40.0, None, False),
+        (None, 150.0, 40.0, "non-contrast CT", True),
+        (None, 600.0, 190.0, "enhanced CT", True),
+        (None, 60.0, 40.0, "non-contrast CT", False),
+    ],
+)
+def test_contrast_alone_makes_no_stone(kind, lesion_hu, organ_hu, enhancement, stone):
+    f = finding(lesion_hu=lesion_hu, organ_hu=organ_hu)
+    kind = kind and lesion_type(kind)
+    report = measured_report(f, "right kidney", kind=kind, enhancement=enhancement)
+    assert report.specific_features == (("stone",) if stone else None)
+    assert report.enhancement == enhancement
+
+
+def test_where_the_scan_ends_the_organ_does_not():
+    """A lesion deep in an organ, cut by the last slice: nothing shows the organ's outside."""
+    f = finding()
+    half = (slice(None), slice(None), slice(0, 24))
+    cut = Finding(f.ct_hu[half], f.mask[half], f.organ[half], make_geometry((48, 48, 24), (1.5, 1.5, 1.5)))
+    assert measured_report(cut, "liver").lesion_location == "inside organ"

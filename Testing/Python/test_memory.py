@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import builtins
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from LesionDiffusionLib import memory
 from LesionDiffusionLib.errors import DeviceError
-from LesionDiffusionLib.memory import clear_memory_errors, limit_gpu_memory, peak_memory_mib, with_memory_fallback
+from LesionDiffusionLib.memory import (
+    clear_memory_errors,
+    gpu_memory,
+    keep_off_main_memory,
+    limit_gpu_memory,
+    peak_memory_mib,
+    with_memory_fallback,
+)
+from LesionDiffusionLib.run import Run
 from LesionDiffusionLib.scripts.cli import main
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -101,12 +110,46 @@ def test_what_a_failed_try_held_is_gone_before_the_networks_come_back(half):
     assert on_return == [None, None, None]
 
 
+class Homeless(Moved):
+    """A network that finds no room to come back."""
+
+    def to(self, device):
+        if torch.device(device).type == "cuda":
+            raise torch.cuda.OutOfMemoryError("full")
+        return super().to(device)
+
+
+def test_networks_without_room_to_come_back_do_not_cost_the_result(half):
+    comes_back = Moved()
+    assert with_memory_fallback(Full(2), GPU, [], [Homeless(), comes_back]) == "done"
+    assert comes_back.places == ["cpu", "cuda"]
+
+
+def test_a_network_is_brought_home_before_it_works(half):
+    """Left in main memory by an earlier lesion, it makes the others wait if it does not fit beside them."""
+
+    class LeftOut(Moved):
+        def to(self, device):
+            super().to(device)
+            if "cpu" not in idle.places:
+                raise torch.cuda.OutOfMemoryError("full")
+
+    idle, working = Moved(), LeftOut()
+    models = SimpleNamespace(device=GPU, idle_beside=lambda network: [idle])
+    run = Run(None, None, None, models, None, None, None)
+    assert run.guarded(lambda: working.places[-1], working) == "cuda"
+    assert idle.places == ["cpu", "cuda"]
+    assert len(run.notes) == 1
+
+
 @pytest.mark.parametrize(
     "message",
     [
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
         "GET was unable to find an engine to execute this computation",
     ],
 )
@@ -190,6 +233,30 @@ def test_a_budget_is_asked_of_the_gpu_and_set_before_anything_runs(monkeypatch):
         with pytest.raises(DeviceError, match=rf"1 to 6000 MiB, which are free on cuda:0, got {budget_mib}"):
             limit_gpu_memory(GPU, budget_mib)
     assert len(limits) == 1
+
+
+def test_on_windows_what_is_free_is_the_limit(monkeypatch):
+    """What torch holds already is its own; elsewhere a full GPU says so itself."""
+    limits = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5000 * memory.MIB, 8000 * memory.MIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1000 * memory.MIB)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: limits.append(args))
+    keep_off_main_memory(GPU)
+    monkeypatch.setattr(memory.sys, "platform", "win32")
+    keep_off_main_memory(CPU)
+    assert limits == []
+    keep_off_main_memory(GPU)
+    assert limits == [(0.75, GPU)]
+
+
+def test_memory_that_the_driver_does_not_tell_is_unknown(monkeypatch):
+    def broken(device):
+        raise RuntimeError("CUDA error: unknown error")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    assert gpu_memory(GPU) is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 2))
+    assert (gpu_memory(GPU), gpu_memory(CPU)) == ((1, 2), None)
 
 
 def test_a_budget_without_a_gpu_is_told(tmp_path, capsys):

@@ -91,6 +91,8 @@ def test_a_folder_of_the_released_lists_is_a_patient_unless_it_holds_too_many(tm
     assert patients(*twice) == [f"Liver/{n}" for n in range(5) for _ in range(2)]
     flat = [f"{organ}/{n}.nii.gz" for organ in ("liver", "lung") for n in range(4)]
     assert patients(*flat) == flat, "half of all scans cannot be one patient's"
+    few = [f"Liver/{n}/{phase}.nii.gz" for n in range(2) for phase in ("early", "late")]
+    assert patients(*few) == ["Liver/0", "Liver/0", "Liver/1", "Liver/1"], "nor may one be split where there are few"
     (tmp_path / "label_list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match=r"cannot read the list .* in UTF-8"):
         released(tmp_path)
@@ -125,6 +127,23 @@ def test_a_table_that_cannot_be_used_is_explained(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         table(tmp_path / "t.csv")
+
+
+def test_rows_of_one_file_are_one_patient(tmp_path):
+    def rows(text: str) -> list[tuple]:
+        (tmp_path / "t.csv").write_text(text)
+        return [(scan.name, scan.patient, dict(scan.lesions)) for scan in table(tmp_path / "t.csv")]
+
+    one_map = "label,lesion_value,lesion_type\nx.nii.gz,2,kidney cancer\nx.nii.gz,3,kidney cyst\n"
+    assert rows(one_map) == [("x", "x", {2: "kidney cancer", 3: "kidney cyst"})]
+    named = "name,label,lesion_value\ntumor,x.nii.gz,2\ncyst,sub/../x.nii.gz,3\n"
+    assert [patient for _, patient, _ in rows(named)] == ["tumor", "tumor"]
+    chain = "name,image,label\na,1.nii.gz,a.nii.gz\nb,2.nii.gz,b.nii.gz\nc,2.nii.gz,a.nii.gz\nd,3.nii.gz,d.nii.gz\n"
+    assert [patient for _, patient, _ in rows(chain)] == ["a", "a", "a", "d"], "the third row shares with both"
+    told = "name,patient,image,label\na,,1.nii.gz,a.nii.gz\nb,p7,1.nii.gz,b.nii.gz\n"
+    assert [patient for _, patient, _ in rows(told)] == ["p7", "p7"]
+    with pytest.raises(DatasetError, match="several rows for the scan x and the label 2; keep one"):
+        rows("label,lesion_value\nx.nii.gz,2\nx.nii.gz,2\n")
 
 
 def test_measured_reports_tell_what_was_put_in(prepared):
@@ -264,6 +283,24 @@ def test_a_type_file_wins_and_is_completed_by_measuring(tmp_path):
     assert "hypodense lesion" in strings["report"]["image"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "enhancement", "stone"),
+    [("liver cancer", "enhanced CT", False), ("", "enhanced CT", False), ("", "non-contrast CT", True)],
+)
+def test_type_and_contrast_decide_what_is_a_stone(tmp_path, kind, enhancement, stone):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (5, 4, 4), 180)
+    write_labels(hu.astype(np.int16), geometry, tmp_path / "ct.nii.gz")
+    write_labels(mask.astype(np.uint8), geometry, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array, geometry, tmp_path / "organs.nii.gz")
+    (tmp_path / "t.csv").write_text(
+        "label,image,lesion_type,organs,numbering,enhancement\n"
+        f"label.nii.gz,ct.nii.gz,{kind},organs.nii.gz,totalseg_v1,{enhancement}\n"
+    )
+    (entry,) = prepare("csv", table(tmp_path / "t.csv"), Preparation(tmp_path / "out"))["cases"]
+    assert entry["attributes"].get("specific features") == ("stone" if stone else None)
+    assert entry["attributes"]["enhancement status"] == enhancement
+
+
 @pytest.mark.parametrize(("number", "told"), [("5", 1), ("7", 0), ("10", 0)])
 def test_an_entry_of_a_type_file_tells_of_one_lesion_of_its_organ(tmp_path, number, told):
     """Two lesions in one liver (5); the aorta (7) is no organ of ours, and the pancreas (10) has none."""
@@ -283,7 +320,8 @@ def test_an_entry_of_a_type_file_tells_of_one_lesion_of_its_organ(tmp_path, numb
         (tmp_path / f"{kind}_list.txt").write_text(f"{kind}.{end}\n")
     cases = prepare("released", released(tmp_path), Preparation(tmp_path / "out"))["cases"]
     assert [case["report"] != "measured" for case in cases] == [n < told for n in range(2)]
-    assert [("shape" in case["measured"]) for case in cases] == [n >= told for n in range(2)]
+    shapes = [case["attributes"].get("shape") for case in cases]
+    assert shapes == ["irregular" if told else "round-like", None], "read, measured, and too small to be measured"
     sizes = [case["size_mm"] for case in cases]
     assert sizes[0] != sizes[1]
     for n, case in enumerate(cases):
@@ -357,6 +395,88 @@ def test_a_taken_folder_and_damaged_cases_are_refused(prepared, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write to"):
         prepare("csv", [], Preparation(tmp_path / "file" / "out"))
+
+
+def dataset_without_maps(folder, count=2):
+    """The CSV dataset without its organ columns, its organ maps in a folder ``maps`` as SCAN.nii.gz."""
+    path = write_dataset(folder, count)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    keep = [n for n, name in enumerate(lines[0]) if name != "organs"]
+    path.write_text("\n".join(",".join(line[n] for n in keep) for line in lines) + "\n")
+    (folder / "maps").mkdir()
+    for n in range(count):
+        (folder / f"organs{n}.nii.gz").rename(folder / "maps" / f"s{n}.nii.gz")
+    return path
+
+
+def test_a_folder_of_organ_maps_that_fits_no_scan_is_refused(tmp_path, capsys):
+    path = dataset_without_maps(tmp_path / "raw")
+    arguments = ["prepare", "--layout", "csv", "--data", str(path), "--out", str(tmp_path / "out"), "--organs"]
+    assert main([*arguments, str(tmp_path / "absent")]) == 2
+    assert "expected a folder of organ maps, got" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "patient7.nii.gz").touch()
+    assert main([*arguments, str(tmp_path / "other")]) == 2
+    assert "such as s0.nii.gz, got patient7.nii.gz; name the maps like the scans" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_an_organ_map_came_from_is_told(tmp_path, capsys):
+    path = dataset_without_maps(tmp_path / "raw")
+    maps = path.parent / "maps"
+    rows = path.read_text().replace(",enhancement", ",enhancement,organ_values").splitlines()
+    path.write_text("\n".join([rows[0], *(row + ",1" for row in rows[1:])]) + "\n")
+    (maps / "s1.nii.gz").unlink()
+    out = tmp_path / "out"
+    assert main(["prepare", "--layout", "csv", "--data", str(path), "--out", str(out), "--organs", str(maps)]) == 0
+    sources = {case["scan"]: case["organs_from"] for case in read_manifest(out)["cases"]}
+    assert sources == {"s0": f"--organs: {maps / 's0.nii.gz'}", "s1": "label values 1"}
+    told = f"s1: {maps} has no s1.nii.gz; its organ map is from label values 1"
+    assert f"not used as given: {told}\n" in capsys.readouterr().out
+    (entry, *_) = prepare("csv", table(write_dataset(tmp_path / "b", 1)), Preparation(tmp_path / "o"))["cases"]
+    assert entry["organs_from"] == f"dataset: {tmp_path / 'b' / 'organs0.nii.gz'}"
+
+
+def test_totalsegmentator_is_looked_for_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["prepare", "--layout", "csv", "--data", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--totalsegmentator"]) == 2
+    assert "TotalSegmentator is not installed: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_type_file_says_in_vain_is_told(tmp_path, capsys):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    write_labels(hu.astype(np.int16), geometry, tmp_path / "img.nii.gz")
+    write_labels(np.where(mask, 2, organs.volume.array == 5).astype(np.uint8), geometry, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array, geometry, tmp_path / "seg.nii.gz")
+    entries = {"5": ["", "", {"shape": "bizarre,"}, []], "10": ["", "", {"shape": "irregular,"}, []]}
+    (tmp_path / "type.json").write_text(json.dumps(entries))
+    for kind, end in (("img", "nii.gz"), ("label", "nii.gz"), ("seg", "nii.gz"), ("type", "json")):
+        (tmp_path / f"{kind}_list.txt").write_text(f"{kind}.{end}\n")
+    out = tmp_path / "out"
+    assert main(["prepare", "--layout", "released", "--data", str(tmp_path), "--out", str(out)]) == 0
+    texts = [remark["text"] for remark in read_manifest(out)["remarks"]]
+    assert texts == [
+        'entry "5" (liver) of the type file: shape: of "bizarre" only "" was read',
+        'entry "10" (pancreas) of the type file tells of no lesion that is used',
+    ]
+    told = capsys.readouterr().out
+    assert all(f"not used as given: label: {text}" in told for text in texts)
+    assert "0 left out, 2 not used as given" in told
+
+
+@pytest.mark.parametrize("cut", [(slice(22, None), slice(None), slice(None)), (slice(None), slice(None), slice(0, 28))])
+def test_a_lesion_cut_by_the_scans_border_is_left_out(tmp_path, cut):
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    part = type(geometry)(mask[cut].shape, geometry.affine_ras)
+    write_labels(hu.astype(np.int16)[cut], part, tmp_path / "ct.nii.gz")
+    write_labels(mask.astype(np.uint8)[cut], part, tmp_path / "label.nii.gz")
+    write_labels(organs.volume.array[cut], part, tmp_path / "organs.nii.gz")
+    rows = "label,image,organs,numbering\nlabel.nii.gz,ct.nii.gz,organs.nii.gz,totalseg_v1\n"
+    (tmp_path / "t.csv").write_text(rows)
+    with pytest.raises(DatasetError, match=r"lesion of \d+ voxels with label 1: it touches the scan's border"):
+        prepare("csv", table(tmp_path / "t.csv"), Preparation(tmp_path / "out"))
 
 
 @pytest.mark.shared

@@ -246,8 +246,9 @@ def test_the_segment_editor_opens_at_the_lesion(monkeypatch):
 
 def test_diagnostics_hold_what_a_report_needs():
     device = {"name": "cuda:0", "description": "a GPU", "free_mib": 100, "total_mib": 200}
-    text = diagnostics([device], "it broke", [f"line {n}" for n in range(100)])
-    for part in ("torch", "cuda:0: a GPU, 100 of 200 MiB free", "it broke", "line 99"):
+    processor = {"name": "cpu", "description": "cpu", "free_mib": None, "total_mib": None}
+    text = diagnostics([device, processor], "it broke", [f"line {n}" for n in range(100)])
+    for part in ("torch", "cuda:0: a GPU, 100 of 200 MiB free\n", "device cpu: cpu\n", "it broke", "line 99"):
         assert part in text
     assert "line 10\n" not in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -141,6 +142,60 @@ def test_resume_goes_on_and_a_taken_folder_is_refused(trained, data, tmp_path, c
     assert "other settings: gamma was 0.05, is 0.5" in capsys.readouterr().err
 
 
+def test_a_training_goes_on_with_a_lower_rate_which_its_weights_tell(data, tmp_path, monkeypatch):
+    stopped = command("lmnet", data, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupted_after(4, patch)
+        assert main(stopped) == 130
+    assert main([*stopped, "--resume", "--set", "loop.learning_rate=1e-4", "--set", "loop.clip=0.5"]) == 0
+    told = json.loads((tmp_path / "run" / "run.json").read_text())["history"]
+    assert [entry["from_step"] for entry in told] == [0, 4]
+    assert [entry["learning_rate"] for entry in told] == [1e-3, 1e-4]
+
+
+def test_a_start_that_was_refused_leaves_nothing_in_the_way(data, tmp_path, capsys):
+    refused = command("lmnet", data, tmp_path / "run", "--set", "text.encoder=biomedclip")
+    assert main(refused) == 2
+    assert "give its folder as --text-encoder" in capsys.readouterr().err
+    assert main(command("lmnet", data, tmp_path / "run")) == 0
+
+
+def test_a_bundle_that_cannot_follow_is_told_before_the_training(trained, data, tmp_path, capsys):
+    export = ("--export-bundle", "own", "--bundle-folder", tmp_path / "mine")
+    cases = {
+        "vqgan and linet is missing": ("lmnet", *export),
+        "not a bundle folder|expected a bundle": ("lmnet", *export, "--with", tmp_path / "nowhere"),
+        "trained on the latents of another autoencoder": (
+            "vqgan",
+            *export,
+            "--with",
+            tiny_bundle(tmp_path / "tiny").folder,
+        ),
+        "hear texts in different ways": (
+            *("linet", *export, "--autoencoder", trained / "vqgan", "--with", trained / "lmnet"),
+            *("--set", "text.spelling=released"),
+        ),
+    }
+    for message, (network, *more) in cases.items():
+        assert main(command(network, data, tmp_path / "run", *more)) == 2
+        assert re.search(message, capsys.readouterr().err), message
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_text_encoder_gives_what_the_network_expects(data, tmp_path, capsys):
+    folder = save_biomedclip(tmp_path / "text")
+    heard = ("--set", "text.encoder=biomedclip", "--text-encoder", folder, "--dry-run")
+    assert main(command("lmnet", data, tmp_path / "run", *heard)) == 2
+    assert f"set network.context_dim={TINY.text.output_dim}" in capsys.readouterr().err
+
+
+def test_an_autoencoder_that_linet_cannot_use_is_told(data, tmp_path, capsys):
+    settings = ("--set", "network.z_channels=2", "--set", "loop.steps=1")
+    assert main(command("vqgan", data, tmp_path / "vqgan", *settings)) == 0
+    assert main(command("linet", data, tmp_path / "linet", "--autoencoder", tmp_path / "vqgan", "--dry-run")) == 2
+    assert "4 latent channels at half the size, got 2 at 1/2" in capsys.readouterr().err
+
+
 def test_resume_with_another_text_encoder_is_refused(data, tmp_path, capsys):
     heard = ("--set", "text.encoder=biomedclip", "--set", f"network.context_dim={TINY.text.output_dim}")
     ours = save_biomedclip(tmp_path / "ours")
@@ -188,9 +243,11 @@ def test_a_dry_run_tells_and_writes_nothing(data, tmp_path, capsys):
 
 def test_the_paper_preset_has_the_papers_numbers(data, tmp_path, capsys):
     where = ["--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu", "--dry-run"]
-    for network, parameters in (("vqgan", 7_009_709), ("lmnet", 2_527_489)):
-        assert main(["train", network, *where]) == 0
-        told = json.loads(capsys.readouterr().out)
+    for network, parameters, missing in (("vqgan", 7_009_709, ""), ("lmnet", 2_527_489, "give its folder as --text-")):
+        assert main(["train", network, *where]) == (2 if missing else 0)
+        written = capsys.readouterr()
+        assert missing in written.err
+        told = json.loads(written.out)
         assert told["parameters"] == parameters
         assert told["settings"]["window"]["shape"] == [128, 128, 128]
         assert (told["settings"]["loop"]["learning_rate"], told["settings"]["loop"]["batch"]) == (1e-4, 1)
@@ -218,7 +275,14 @@ def test_a_script_file_is_the_same_program(repository, data, tmp_path):
         ("lmnet", ["--set", "loop.steps=many"], "loop: steps, got 'many'"),
         ("lmnet", ["--set", "network.out_channels=2"], "input and output channels, got"),
         ("lmnet", ["--set", "text.drop_all=2"], r"shares of dropped texts lie in 0..1"),
+        ("lmnet", ["--set", "loop.betas=0.9,0.99"], "expected a list at"),
+        ("lmnet", ["--set", "loop.betas=[0.9]"], "expected 2 values at"),
+        ("lmnet", ["--set", 'loop.betas=[0.9,"b"]'], "betas[1], got 'b'"),
+        ("lmnet", ["--set", "loop.learning_rate=-1"], "learning_rate is above 0"),
+        ("lmnet", ["--set", "window.shape=[17,16,16]"], "window.shape is divisible by 2"),
+        ("linet", ["--set", "window.shape=[22,24,24]"], "window.shape is divisible by 4"),
         ("vqgan", ["--set", "crop=100"], "crop lies in 8..24"),
+        ("vqgan", ["--set", "crop=15"], "window.shape and crop are divisible by 2"),
         ("vqgan", ["--set", "losses.l1=0", "--set", "losses.l2=0"], "must be above 0"),
         ("vqgan", ["--set", "losses.lpips=1"], "needs the metric's weights; give --lpips FILE"),
         ("lmnet", ["--set", "text.encoder=biomedclip"], "give its folder as --text-encoder"),
@@ -233,13 +297,12 @@ def test_a_script_file_is_the_same_program(repository, data, tmp_path):
     ],
 )
 def test_mistakes_are_one_clear_line(network, more, message, data, tmp_path, capsys):
-    import re
-
-    assert main(command(network, data, tmp_path / "out", *more)) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert re.search(re.escape(message) if "0..1" not in message else message, error)
-    assert not (tmp_path / "out" / "weights.safetensors").exists()
+    for how in ([], ["--dry-run"]):
+        assert main(command(network, data, tmp_path / "out", *more, *how)) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        assert re.search(re.escape(message) if "0..1" not in message else message, error)
+        assert not any((tmp_path / "out").glob("*"))
 
 
 def test_lesions_larger_than_the_window_are_left_out_and_told(data, tmp_path, capsys):

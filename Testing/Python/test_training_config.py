@@ -98,6 +98,13 @@ def test_a_network_that_says_changes_predicts_them():
         load_config("linet", "paper", None, settings)
 
 
+def test_a_whole_number_may_be_written_with_an_exponent():
+    steps = load_config("lmnet", "paper", None, ["loop.steps=1e3"]).loop.steps
+    assert (steps, type(steps)) == (1000, int)
+    with pytest.raises(SettingsError, match=r"steps, got 1500\.5"):
+        load_config("lmnet", "paper", None, ["loop.steps=1500.5"])
+
+
 @pytest.mark.parametrize(("dims", "parameters"), [(2, 2_764_481), (3, 11_049_665)])
 def test_judges_have_the_released_size(dims, parameters):
     """Source: released-model 1.6."""

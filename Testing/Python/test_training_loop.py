@@ -82,7 +82,7 @@ def test_a_broken_loss_stops_and_names_the_last_good_checkpoint(tmp_path):
     def losses(step, generator):
         return {"fit": layer.weight.square().sum() * (math.nan if step == 7 else 1.0)}
 
-    with pytest.raises(TrainingError, match="became nan at step 7; lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"nan at step 7; continue with --resume and a lower loop\.learning_rate"):
         optimize(Objective(layer, losses), options(), silent)
     checkpoint = Checkpoint(tmp_path / "c.pt")
     with pytest.raises(TrainingError, match=r"nan at step 7; the last good checkpoint is .*c\.pt \(step 6\)"):
@@ -138,6 +138,39 @@ def test_a_continued_training_tells_the_time_of_all_its_sessions(tmp_path):
     assert 1000 < checkpoint.load()["seconds"] < 2000
 
 
+def test_whoever_was_stopped_goes_on_with_a_lower_rate_and_it_is_remembered(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.pt")
+
+    def fails_at_7(report):
+        if report.done == 7:
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        optimize(line_objective(), options(12, report_every=1, checkpoint_every=3), fails_at_7, checkpoint)
+    seen = []
+    optimize(line_objective(), options(12, learning_rate=0.01, report_every=1), seen.append, checkpoint)
+    assert [report.done for report in seen] == list(range(7, 13))
+    assert max(report.learning_rate for report in seen) <= 0.01
+    told = loop.history_told(checkpoint.load())["history"]
+    assert [(entry["from_step"], entry["learning_rate"]) for entry in told] == [(0, 0.05), (6, 0.01)]
+    optimize(line_objective(), options(6), silent, same := Checkpoint(tmp_path / "d.pt"))
+    assert "history" not in loop.history_told(same.load()), "nothing changed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate is above 0"),
+        ({"warmup": -1}, "warmup and weight_decay are not below it"),
+        ({"betas": (0.9, 1.0)}, r"betas and ema_decay lie in 0..1"),
+        ({"ema_decay": 1.5}, r"betas and ema_decay lie in 0..1"),
+    ],
+)
+def test_numbers_that_cannot_train_are_refused(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        options(**changes)
+
+
 def test_a_gradient_that_stays_nan_in_half_precision_stops_the_training(monkeypatch):
     """The scaler leaves out steps whose gradient overflowed; one that never does not overflow is a NaN."""
     layer, steps = torch.nn.Linear(1, 1), []
@@ -149,7 +182,7 @@ def test_a_gradient_that_stays_nan_in_half_precision_stops_the_training(monkeypa
     training = loop._Training(Objective(layer, losses), options(100))
     training.scaler = torch.amp.GradScaler("cpu")
     monkeypatch.setattr(loop, "_Training", lambda objective, options: training)
-    with pytest.raises(TrainingError, match=r"the gradient stays infinite or NaN .* at step \d+; lower"):
+    with pytest.raises(TrainingError, match=r"the gradient stays infinite or NaN .* at step \d+; continue"):
         optimize(Objective(layer, losses), options(100), silent)
     assert 20 < len(steps) < 40, "an overflow is given its chance"
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from training_cases import prepared_dataset
 
+from LesionDiffusionLib.errors import TrainingError
 from LesionDiffusionLib.training import ranks
 
 SCRIPT = Path(__file__).with_name("rank_training.py")
@@ -58,3 +60,16 @@ def test_a_single_process_computes_everything():
     before = layer.weight.grad.clone()
     ranks.average_gradients(layer.parameters())
     assert torch.equal(layer.weight.grad, before)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_only_a_training_that_succeeds_waits_for_the_others(fails, monkeypatch):
+    """They wait for a process that failed in their turn: its error must end it, and `torchrun` then ends them."""
+    calls = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(ranks.dist, "init_process_group", lambda backend: calls.append(backend))
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    with pytest.raises(TrainingError) if fails else nullcontext(), ranks.joined_ranks(torch.device("cpu")):
+        if fails:
+            raise TrainingError("the loss is no longer a number")
+    assert calls == (["gloo"] if fails else ["gloo", "destroyed"])

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_geometry
 from patients import fake_models, make_patient
 from test_synthesis import CYST
@@ -204,3 +205,21 @@ def test_devices_are_told(jobs):
     told = jobs.devices({}, Heard(), never)["devices"]
     assert told[0]["name"] == "cpu"
     assert set(told[0]) == {"name", "description", "free_mib", "total_mib"}
+
+
+def test_the_memory_of_gpus_is_asked_for_only_when_somebody_wants_it(jobs, monkeypatch):
+    """A GPU whose driver fails is told like the others; asking any takes memory of it."""
+    asked = []
+
+    def broken(device):
+        asked.append(device)
+        raise RuntimeError("CUDA error: unknown error")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    expected = {"name": "cuda:0", "description": "a GPU", "free_mib": None, "total_mib": None}
+    assert worker_jobs.devices(ask_memory=False)[1] == expected
+    assert asked == []
+    assert jobs.devices({}, Heard(), never)["devices"][1] == expected
+    assert len(asked) == 1

@@ -1,0 +1,66 @@
+"""Training examples of prepared cases: what is read, and how often."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from training_cases import prepared_dataset, tiny_training
+
+from LesionDiffusionLib.errors import DatasetError
+from LesionDiffusionLib.linet import LatentCodec
+from LesionDiffusionLib.training.build import make_vqgan, plain_codec
+from LesionDiffusionLib.training.mirroring import LEFT_AXIS
+from LesionDiffusionLib.training.prepared import PreparedCase, PreparedCases
+from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, image_window
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return PreparedCases(prepared_dataset(tmp_path_factory.mktemp("dataset"), 3, train_all=True))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CountingCodec(LatentCodec):
+    """Remembers what it encoded."""
+
+    encoded: list = dataclasses.field(default_factory=list)
+
+    def encode(self, ct_hu, device="cpu"):
+        self.encoded.append(ct_hu)
+        return super().encode(ct_hu, device)
+
+
+def images(cases):
+    plain = plain_codec(make_vqgan(tiny_training("vqgan")))
+    codec = CountingCodec(plain.autoencoder, plain.shift, plain.scale)
+    return PreparedImages(cases, tiny_training("linet").window, "report", codec), codec
+
+
+def test_the_texts_of_all_processes_are_read_without_their_arrays(cases, monkeypatch):
+    expected = cases[1].strings["report"]
+    monkeypatch.setattr(PreparedCase, "load", None)
+    fresh = PreparedCases(cases.folder)
+    assert PreparedMasks(fresh, tiny_training("lmnet").window, "report").strings(1) == expected["mask"]
+    assert images(fresh)[0].strings(1) == expected["image"]
+
+
+def test_a_damaged_case_is_told_when_its_texts_are_read(cases, tmp_path):
+    path = tmp_path / "case.npz"
+    path.write_bytes(b"PK")
+    fresh = PreparedCases(cases.folder)
+    fresh.entries[0] = fresh.entries[0] | {"file": str(path)}
+    with pytest.raises(DatasetError, match="cannot read the prepared case"):
+        fresh.strings(0)
+
+
+def test_a_window_is_encoded_once_and_the_mirror_image_for_itself(cases):
+    source, codec = images(cases)
+    first, second = source([0, 1], [False, True]), source([1, 0], [True, False])
+    assert len(codec.encoded) == 2
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other.flip(0))
+    ct_hu, mask = image_window(cases[1], tiny_training("linet").window)
+    assert torch.equal(torch.from_numpy(codec.encoded[1]), torch.from_numpy(ct_hu).flip(LEFT_AXIS))
+    assert torch.equal(first.mask[1, 0], torch.from_numpy(mask).flip(LEFT_AXIS).float())
