@@ -19,7 +19,7 @@ from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.scripts.cli import main
 from LesionDiffusionLib.synthesis import synthesize
-from LesionDiffusionLib.training.starter import RECIPE
+from LesionDiffusionLib.training.starter_recipe import RECIPE
 
 LARGEST_MB = 25
 QUICK = ["--steps", "4", "--device", "cpu"]
