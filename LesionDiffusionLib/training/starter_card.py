@@ -53,17 +53,18 @@ embedding; noisy timesteps were drawn more often than others, and for LMNet all 
 steps at the end. LINet diffuses what the lesion changes and sees the latents it changes, so that it need not invent
 the scan's noise.
 
-LINet is one run of its step, from the start. LMNet learned on the first 2000 cases, whose latents also tell the
-units of LINet's; with all of them either would differ a little.
+LINet is one run of its step, from the start (minutes with other work beside it). LMNet learned on the first 2000
+cases, whose latents also tell the units of LINet's; with all of them either would differ a little.
 
 ## What it does badly
 
-Measured below: of the fluid-like lesions one in three (phantom) and one in seven (real scan) miss 0 to 25 HU: most of
-those in enhanced kidneys stay above it, those in fat below. LINet is told to change what is there; it knows where that
-lies, but not exactly. For the same reason isodense lesions come out too dark in livers, by some 10 HU in the phantom's
-and by 18 in the real one, five seeds each. Edges called well-defined are 2 to 3 mm wide where the rules draw 1.5, and
-in the phantom (voxels of 2.5 mm) an ill-defined one is hardly wider. Shapes called irregular are only mildly so. One
-lesion in five (real scan: one in ten) misses its size by over a quarter, in walls of hollow organs.
+Measured below. Of the fluid-like lesions one in four (phantom) and one in five (real scan) miss 0 to 25 HU: cysts of
+the phantom's enhanced kidneys, and of the real scan's pancreas. Isodense lesions are too dark: in enhanced livers of
+the phantom by 24 HU (twenty seeds), in the real one by 12 (three seeds). Soft tissue beside air misses its density:
+98 HU in the example of the colon, -68 in that of the lung. Exchanged in lesions of many sizes, one in six does not vary
+more when it is called heterogeneous, and one in three is not wider when it is called ill-defined; many are 13 to 20 mm
+small, five to eight voxels of the phantom. Shapes called irregular are only mildly so. One lesion in five (real scan:
+one in ten) misses its size by over a quarter, in walls of hollow organs.
 """
 
 
