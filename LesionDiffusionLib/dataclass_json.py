@@ -41,7 +41,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         value = int(value)  # 1e3 steps
     accepted = (*wanted, int) if float in wanted else wanted
     if wanted and (not isinstance(value, accepted) or (isinstance(value, bool) and bool not in wanted)):
-        raise ValueError(f"expected {hint} at {where}, got {value!r:.60}")
+        expected = hint.__name__ if isinstance(hint, type) else hint
+        raise ValueError(f"expected {expected} at {where}, got {value!r:.60}")
     return value
 
 

@@ -65,8 +65,8 @@ class LoopOptions:
             )
         if min(self.steps, self.batch, self.report_every, self.checkpoint_every) < 1 or self.clip <= 0:
             raise SettingsError(f"steps, batch, clip and the intervals are at least 1 (clip above 0), got {self}")
-        if self.learning_rate <= 0 or min(self.warmup, self.weight_decay, self.preview_every) < 0:
-            raise SettingsError(f"learning_rate is above 0, warmup and weight_decay are not below it, got {self}")
+        if min(self.learning_rate, self.warmup, self.weight_decay, self.preview_every) < 0:
+            raise SettingsError(f"learning_rate, warmup, weight_decay and preview_every are not negative, got {self}")
         if not all(0 <= decay < 1 for decay in (*self.betas, self.ema_decay)):
             raise SettingsError(f"betas and ema_decay lie in 0..1 (1 excluded), got {self.betas} and {self.ema_decay}")
 

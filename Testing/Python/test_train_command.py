@@ -278,7 +278,7 @@ def test_a_script_file_is_the_same_program(repository, data, tmp_path):
         ("lmnet", ["--set", "loop.betas=0.9,0.99"], "expected a list at"),
         ("lmnet", ["--set", "loop.betas=[0.9]"], "expected 2 values at"),
         ("lmnet", ["--set", 'loop.betas=[0.9,"b"]'], "betas[1], got 'b'"),
-        ("lmnet", ["--set", "loop.learning_rate=-1"], "learning_rate is above 0"),
+        ("lmnet", ["--set", "loop.learning_rate=-1"], "are not negative"),
         ("lmnet", ["--set", "window.shape=[17,16,16]"], "window.shape is divisible by 2"),
         ("linet", ["--set", "window.shape=[22,24,24]"], "window.shape is divisible by 4"),
         ("vqgan", ["--set", "crop=100"], "crop lies in 8..24"),

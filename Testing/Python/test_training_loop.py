@@ -160,8 +160,8 @@ def test_whoever_was_stopped_goes_on_with_a_lower_rate_and_it_is_remembered(tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": -1.0}, "learning_rate is above 0"),
-        ({"warmup": -1}, "warmup and weight_decay are not below it"),
+        ({"learning_rate": -1.0}, "learning_rate, warmup, weight_decay and preview_every are not negative"),
+        ({"warmup": -1}, "are not negative"),
         ({"betas": (0.9, 1.0)}, r"betas and ema_decay lie in 0..1"),
         ({"ema_decay": 1.5}, r"betas and ema_decay lie in 0..1"),
     ],
