@@ -157,7 +157,7 @@ def _check_denoiser(spec: LMNetSpec | LINetSpec, voxels_per_step: int) -> None:
     if spec.prediction not in PREDICTIONS:
         raise ValueError(f"prediction is one of {', '.join(PREDICTIONS)}, got {spec.prediction!r}")
     divisor = voxels_per_step * spec.unet.size_divisor
-    if any(n % divisor for n in spec.window.shape):
+    if not spec.window.is_multiple_of(divisor):
         raise ValueError(f"the window's sizes must be multiples of {divisor}, got {spec.window.shape}")
 
 

@@ -29,11 +29,13 @@ def from_json(kind: type[Kind], data: object, where: str) -> Kind:
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in plain:
+        return None
     nested = next(filter(dataclasses.is_dataclass, plain), None)
-    if nested is not None and not (value is None and NoneType in plain):
+    if nested is not None:
         return from_json(nested, value, where)
     sequence = next((kind for kind in plain if get_origin(kind) is tuple), None)
-    if sequence is not None and not (value is None and NoneType in plain):
+    if sequence is not None:
         return _tuple(get_args(sequence), value, where)
     wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
     wanted = tuple(t for t in wanted if isinstance(t, type))

@@ -36,6 +36,10 @@ class WindowRule:
         if self.box_voxels is not None and not 1 <= self.box_voxels <= min(self.shape):
             raise ValueError(f"WindowRule.box_voxels must lie in 1..{min(self.shape)}, got {self.box_voxels}")
 
+    def is_multiple_of(self, divisor: int) -> bool:
+        """Whether a network that divides every edge by ``divisor`` takes the window."""
+        return all(n % divisor == 0 for n in self.shape)
+
     @property
     def largest_lesion_mm(self) -> tuple[float, float, float]:
         """Largest lesion box (X, Y, Z) the window takes; a scaled window takes the same along all axes."""

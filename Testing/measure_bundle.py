@@ -38,12 +38,12 @@ from LesionDiffusionLib.placement import Site, allowed_region
 from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport, region_rule
 from LesionDiffusionLib.synthesis import Settings, synthesize
+from LesionDiffusionLib.training.starter_recipe import ORGANS
 from LesionDiffusionLib.volume import Volume, align_to
 
 BOX_TOLERANCE_MM, FLUID_HU = 2.0, (0.0, 25.0)
 BORDERS = ("liver", "spleen", "right kidney", "left kidney", "urinary bladder")
 PLAIN = dataclasses.replace(LESION, specific_features=(), enhancement=None)
-ORGANS = ("liver", "right kidney", "left kidney", "pancreas")  # solid: a lesion has the organ all around it
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ def check_folder(folder: Path, scans: Sequence[Scan]) -> None:
     """Raises DatasetError when the folder of organ maps is none, or has a map of none of the scans."""
     if not folder.is_dir():
         raise DatasetError(f"expected a folder of organ maps, got {folder}, which is none; give --organs FOLDER")
-    if scans and not any(_existing(scan.name, folder) for scan in scans):
+    if scans and not any(map_in(folder, scan.name) for scan in scans):
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "nothing"
         raise DatasetError(
             f"{folder} holds no organ map of these {len(scans)} scans: expected SCAN.nii.gz, such as "
@@ -52,12 +52,11 @@ def organs_of(
     """
     places = {
         "dataset": scan.organs,
-        "--organs": _existing(scan.name, folder),
-        "TotalSegmentator": _existing(scan.name, made),
+        "--organs": map_in(folder, scan.name),
+        "TotalSegmentator": map_in(made, scan.name),
     }
-    place, path = next(
-        ((place, path) for place, path in places.items() if path is not None), ("TotalSegmentator", None)
-    )
+    place = next((place for place, path in places.items() if path is not None), "TotalSegmentator")
+    path = places[place]
     if path is None and segment is not None and scan.image is not None:
         made.mkdir(parents=True, exist_ok=True)
         path = segment(scan.image, made / f"{scan.name}.nii.gz")
@@ -72,7 +71,8 @@ def organs_of(
     return OrganMap(Volume(numbers, labels.geometry), load_table("totalseg_v1")), told
 
 
-def _existing(name: str, folder: Path | None) -> Path | None:
+def map_in(folder: Path | None, name: str) -> Path | None:
+    """The organ map of the scan ``name`` in a folder, if there is one."""
     path = None if folder is None else folder / f"{name}.nii.gz"
     return path if path is not None and path.is_file() else None
 

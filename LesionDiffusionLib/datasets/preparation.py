@@ -11,7 +11,7 @@ from pathlib import Path
 from LesionDiffusionLib import __version__
 from LesionDiffusionLib.datasets.layouts import TEST_PART
 from LesionDiffusionLib.datasets.lesions import LeftOut, Limits, Prepared, Remark, lesions_of
-from LesionDiffusionLib.datasets.organs import Segment, check_folder, organs_of
+from LesionDiffusionLib.datasets.organs import Segment, check_folder, map_in, organs_of
 from LesionDiffusionLib.datasets.scans import Scan
 from LesionDiffusionLib.errors import DatasetError, OutputError, reason_of
 from LesionDiffusionLib.io import read_ct, read_labels
@@ -109,7 +109,7 @@ def _prepared(scan: Scan, how: Preparation) -> Iterator[tuple[Prepared, str] | L
             ct = read_ct(scan.image).volume
             labels = align_to(labels, ct, "label map")
         organs, organs_from = organs_of(scan, labels, how.organs, how.segment, how.out / ORGANS)
-        if how.organs is not None and not organs_from.startswith(("--organs", "dataset")):
+        if how.organs is not None and scan.organs is None and map_in(how.organs, scan.name) is None:
             yield Remark(scan.name, f"{how.organs} has no {scan.name}.nii.gz; its organ map is from {organs_from}")
         for found in lesions_of(scan, ct, labels, organs, how.limits):
             yield (found, organs_from) if isinstance(found, Prepared) else found

@@ -89,7 +89,7 @@ class DenoiserTraining:
 
     def require_window(self, divisor: int) -> None:
         """SettingsError unless the window can be halved as often as the network does."""
-        if any(n % divisor for n in self.window.shape):
+        if not self.window.is_multiple_of(divisor):
             raise SettingsError(f"window.shape is divisible by {divisor} for this network, got {self.window.shape}")
 
     def require_channels(self, expected: tuple[int, int], loss: str) -> None:
@@ -216,11 +216,11 @@ class VQGANTraining:
         _one_of("codebook_start", self.codebook_start, CODEBOOK_STARTS)
         if self.crop is not None and not 8 <= self.crop <= min(self.window.shape):
             raise SettingsError(f"crop lies in 8..{min(self.window.shape)} (the window's edge), got {self.crop}")
-        pieces = (*self.window.shape, *([] if self.crop is None else [self.crop]))
-        if any(n % self.network.downsampling for n in pieces):
+        divisor = self.network.downsampling
+        if not self.window.is_multiple_of(divisor) or (self.crop or 0) % divisor:
             raise SettingsError(
-                f"window.shape and crop are divisible by {self.network.downsampling}, which the network divides them "
-                f"by; got {self.window.shape} and {self.crop}"
+                f"window.shape and crop are divisible by {divisor}, which the network divides them by; "
+                f"got {self.window.shape} and {self.crop}"
             )
         if self.start == "linear" and not startable_linearly(self.network):
             raise SettingsError(

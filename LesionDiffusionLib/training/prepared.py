@@ -12,7 +12,7 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class PreparedCase:
         """Read a case. Raises DatasetError when it cannot be read."""
         with _opened(path) as data:
             arrays = {name: data[name] for name in ("ct_hu", "labels", "organ", "lesion", "affine_ras")}
-        texts = load_texts(path)
+            texts = _texts(data)
         geometry = Geometry(arrays["labels"].shape, arrays["affine_ras"])
         ct = Volume(arrays["ct_hu"], geometry) if arrays["ct_hu"].size else None
         report = LesionReport.from_json(json.dumps(texts["report"]))
@@ -83,7 +83,11 @@ class PreparedCase:
 def load_texts(path: Path) -> dict[str, Any]:
     """A case's "report" and "strings", without its arrays. Raises DatasetError when it cannot be read."""
     with _opened(path) as data:
-        return json.loads(str(data["texts"]))
+        return _texts(data)
+
+
+def _texts(data: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return json.loads(str(data["texts"]))
 
 
 @contextlib.contextmanager
