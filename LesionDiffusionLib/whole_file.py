@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, leaves nothing half-written
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
