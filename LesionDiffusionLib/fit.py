@@ -23,7 +23,7 @@ STONE_ABOVE_HU = 120.0
 SOFT_TISSUE_HU = (10.0, 110.0)
 GROUND_GLASS_HU = (-800.0, -250.0)
 HETEROGENEOUS_STD_HU = 8.0
-BLURRED_MARGIN_MM = 2.5
+BLURRED_MARGIN_MM = 2.0
 ROUND_SPHERICITY = 0.85
 INSIDE_SHARE = 0.9
 MARGIN_MM = 25.0  # of surroundings looked at
@@ -124,16 +124,16 @@ def _variations(report: LesionReport, f: Finding) -> Measurement | None:
 def _margin(report: LesionReport, f: Finding) -> Measurement | None:
     if report.surface not in ("well-defined margin", "ill-defined margin"):
         return None
-    width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm)
+    width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm, f.organ)
     if width_mm is None:
-        return Measurement("surface characteristics", report.surface, "no density step at the edge", None)
+        return Measurement("surface characteristics", report.surface, "no edge that could be measured", None)
     fits = is_blurred(width_mm, f.spacing_mm) == report.surface.startswith("ill")
     return Measurement("surface characteristics", report.surface, f"edge {width_mm:.1f} mm wide", fits)
 
 
 def is_blurred(width_mm: float, spacing_mm: tuple[float, float, float]) -> bool:
-    """Whether an edge of this width counts as ill-defined; no edge is sharper than the CT's voxels."""
-    return width_mm >= max(BLURRED_MARGIN_MM, 0.9 * max(spacing_mm))
+    """Whether an edge of this width counts as ill-defined; averaged over voxels, the sharpest is nearly one wide."""
+    return width_mm >= max(BLURRED_MARGIN_MM, float(np.prod(spacing_mm)) ** (1 / 3))
 
 
 def _shape(report: LesionReport, f: Finding) -> Measurement | None:

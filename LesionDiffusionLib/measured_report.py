@@ -114,7 +114,7 @@ def _image_attributes(f: Finding, lung: bool, kind: LesionType | None, enhanceme
     if f.mask.sum() >= LEAST_VOXELS:
         uneven = meters.texture_std_hu(f.ct_hu, f.mask, f.spacing_mm) >= HETEROGENEOUS_STD_HU
         found["density_variations"] = "heterogeneous" if uneven else "homogeneous"
-        width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm)
+        width_mm = meters.margin_width_mm(f.ct_hu, f.mask, f.spacing_mm, f.organ)
         if width_mm is not None:
             blurred = is_blurred(width_mm, f.spacing_mm)
             found["surface"] = "ill-defined margin" if blurred else "well-defined margin"

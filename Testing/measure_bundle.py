@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     models = load_models(open_bundle(args.bundle), resolve_device(args.device))
-    figures = measure(*_patient(args), models, args)
+    figures = measure(*patient(args), models, args)
     figures["settings"] = {key: getattr(args, key) for key in ("bundle", "reports", "seeds", "pairs")}
     figures["settings"]["ct"] = "/".join(args.ct.parts[-2:]) if args.ct else "phantom"
     print(json.dumps(figures, indent=2))
@@ -83,7 +83,7 @@ def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> d
             rows.append(judge(case, organs))
             print(report.lesion_type, rows[-1], flush=True)
     drawn = comparable(organs, args.pairs)
-    alike = {name: _share_in_order(ct, organs, models, drawn, *how) for name, how in WORDS.items()}
+    alike = {name: share_in_order(ct, organs, models, drawn, *how) for name, how in WORDS.items()}
     border_hu = np.median([edge_step_hu(ct, organs.mask(name)) for name in BORDERS if organs.voxel_count(name)])
     borders = {"median step at organ borders, HU": round(float(border_hu), 1)}
     return summary(rows) | {"left out": left_out} | alike | borders
@@ -150,7 +150,7 @@ def comparable(organs: OrganMap, count: int) -> list[LesionReport]:
     return [dataclasses.replace(PLAIN, **{name: getattr(report, name) for name in kept}) for report in drawn]
 
 
-def _share_in_order(ct: Volume, organs: OrganMap, models, drawn: list[LesionReport], field: str, words, meter) -> str:
+def share_in_order(ct: Volume, organs: OrganMap, models, drawn: list[LesionReport], field: str, words, meter) -> str:
     """Share of lesions, the same but for one word of ``field``, that measure more with every next word."""
     in_order = []
     for seed, report in enumerate(drawn):
@@ -162,32 +162,28 @@ def _share_in_order(ct: Volume, organs: OrganMap, models, drawn: list[LesionRepo
             except PlacementError:
                 break
             mask = case.mask.array
-            values.append(meter(case))
+            values.append(meter(case.ct.array, mask, ct.geometry.spacing_mm, organs.mask(case.report.organ)))
         if len(values) == len(words) and None not in values:
             in_order.append(all(low < high for low, high in itertools.pairwise(values)))
     return f"{100 * np.mean(in_order):.1f} % of {len(in_order)}" if in_order else "none could be measured"
 
 
-def _median_hu(case: Case) -> float:
-    return meters.median_hu(case.ct.array, case.mask.array)
+def _median_hu(ct_hu, mask, spacing_mm, organ) -> float:
+    return meters.median_hu(ct_hu, mask)
 
 
-def _std_hu(case: Case) -> float:
-    return meters.texture_std_hu(case.ct.array, case.mask.array, case.ct.geometry.spacing_mm)
-
-
-def _width_mm(case: Case) -> float | None:
-    return meters.margin_width_mm(case.ct.array, case.mask.array, case.ct.geometry.spacing_mm)
+def _std_hu(ct_hu, mask, spacing_mm, organ) -> float:
+    return meters.texture_std_hu(ct_hu, mask, spacing_mm)
 
 
 WORDS = {
     "hypo-, iso-, hyperdense in order": ("density", DENSITIES, _median_hu),
     "heterogeneous varies more": ("density_variations", ("homogeneous", "heterogeneous"), _std_hu),
-    "ill-defined is wider": ("surface", ("well-defined margin", "ill-defined margin"), _width_mm),
+    "ill-defined is wider": ("surface", ("well-defined margin", "ill-defined margin"), meters.margin_width_mm),
 }
 
 
-def _patient(args: argparse.Namespace) -> tuple[Volume, OrganMap]:
+def patient(args: argparse.Namespace) -> tuple[Volume, OrganMap]:
     if args.ct is None:
         phantom = make_phantom(np.random.default_rng(100))
         return phantom.ct, phantom.organs

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, special
 
 from LesionDiffusionLib import meters
+from LesionDiffusionLib.fit import is_blurred
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.8, 1.1, 1.5)]
 
@@ -109,7 +110,52 @@ def blurred_ball(sigma_mm, spacing_mm=(1.0, 1.0, 1.0), step_hu=-60.0):
 def test_margin_width_follows_the_blur(sigma_mm):
     """A step blurred by sigma goes from 20 % to 80 % within 1.683 sigma."""
     ct_hu, mask = blurred_ball(sigma_mm)
-    assert meters.margin_width_mm(ct_hu, mask, (1, 1, 1)) == pytest.approx(1.683 * sigma_mm, abs=0.9)
+    assert meters.margin_width_mm(ct_hu, mask, (1, 1, 1)) == pytest.approx(1.683 * sigma_mm, abs=0.5)
+
+
+def scanned_ball(radius_mm, sigma_mm, spacing_mm, generator):
+    """A ball whose edge is blurred by sigma, averaged over the voxels as a scanner does, with its noise."""
+    count = [2 * math.ceil((radius_mm + 12) / s) + 1 for s in spacing_mm]
+    finer = [math.ceil(s / 0.4) for s in spacing_mm]
+    axes = [
+        ((np.arange(n * f) + 0.5) / f - n / 2 + shift) * s
+        for n, f, s, shift in zip(count, finer, spacing_mm, generator.uniform(-0.5, 0.5, 3), strict=True)
+    ]
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    share = 0.5 * special.erfc((radius - radius_mm) / (sigma_mm * math.sqrt(2)))
+    share = share.reshape([n for pair in zip(count, finer, strict=True) for n in pair]).mean(axis=(1, 3, 5))
+    return 100 - 50 * share + generator.normal(0, 10, share.shape), share >= 0.5
+
+
+@pytest.mark.parametrize("spacing_mm", [(1, 1, 1), (2.5, 2.5, 2.5), (0.8, 0.8, 3.0), (0.8, 0.8, 5.0)])
+@pytest.mark.parametrize("radius_mm", [8, 15])
+def test_margin_width_of_a_scanned_ball(radius_mm, spacing_mm, generator):
+    """A lesion of six coarse voxels still shows whether its edge is sharp: finer than the voxels, and judged so."""
+    sharp, blurred = (
+        meters.margin_width_mm(*scanned_ball(radius_mm, sigma_mm, spacing_mm, generator), spacing_mm)
+        for sigma_mm in (0.5, 2.0)
+    )
+    assert sharp < max(1.5, 0.95 * min(spacing_mm), 0.4 * max(spacing_mm))
+    assert 1.683 * 2.0 - 0.5 < blurred < 1.683 * 2.0 + 2.0  # voxels only widen
+    assert not is_blurred(sharp, spacing_mm)
+    assert is_blurred(blurred, spacing_mm)
+
+
+def test_margin_width_does_not_see_what_lies_behind_the_organ():
+    """A lesion that bulges into fat: without the organ, the step from organ to fat passes for its own edge."""
+    ct_hu, mask = blurred_ball(0.7)
+    organ = np.zeros_like(mask)
+    organ[mask.shape[0] // 2 - 4 :] = True
+    ct_hu = np.where(organ | mask, ct_hu, -100.0)
+    true_mm = 1.683 * 0.7
+    assert meters.margin_width_mm(ct_hu, mask, (1, 1, 1), organ) == pytest.approx(true_mm, abs=0.4)
+    assert abs(meters.margin_width_mm(ct_hu, mask, (1, 1, 1)) - true_mm) > 0.6
+
+
+def test_margin_width_needs_an_edge_in_the_organ():
+    ct_hu, mask = blurred_ball(1.0)
+    assert meters.margin_width_mm(ct_hu, mask, (1, 1, 1), np.zeros_like(mask)) is None
+    assert meters.margin_width_mm(ct_hu, np.ones_like(mask), (1, 1, 1)) is None
 
 
 def test_margin_width_orders_sharp_before_blurred_whatever_the_sign():

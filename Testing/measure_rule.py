@@ -1,0 +1,74 @@
+"""How much of the words can be measured at all? The lesions of measure_bundle, drawn by rule in place of LINet.
+
+    python Testing/measure_rule.py [--ct CT --organs MAP --labels NUMBERING] [--bundle starter] [--pairs 20]
+        [--out FILE]
+
+Masks, windows, autoencoder and the way home are those of the bundle; only the density comes from the rule that LINet
+learns (`training.rendering`). Where these lesions fail, it is the ruler or the resolution that fails, not the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure_bundle import WORDS, comparable, patient, share_in_order
+
+from LesionDiffusionLib import synthesis
+from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.devices import resolve_device
+from LesionDiffusionLib.homecoming import bring_home, falloff_mm
+from LesionDiffusionLib.image_stage import lesion_window
+from LesionDiffusionLib.labels import OrganMap
+from LesionDiffusionLib.models import load_models
+from LesionDiffusionLib.resampling import sample, sample_mask
+from LesionDiffusionLib.training.rendering import Scene, render_density
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ct", type=Path, help="a real CT (default: the phantom)")
+    parser.add_argument("--organs", type=Path)
+    parser.add_argument("--labels")
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    args = parser.parse_args()
+    ct, organs = patient(args)
+    models = load_models(open_bundle(args.bundle), resolve_device("cpu"))
+    synthesis.inpaint = lambda run, mask, noise: drawn(run, mask, organs)
+    lesions = comparable(organs, args.pairs)
+    figures = {name: share_in_order(ct, organs, models, lesions, *how) for name, how in WORDS.items()}
+    figures["settings"] = {"pairs": args.pairs, "ct": "/".join(args.ct.parts[-2:]) if args.ct else "phantom"}
+    print(json.dumps(figures, indent=2))
+    if args.out is not None:
+        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def drawn(run, mask: np.ndarray, organs: OrganMap):
+    """`image_stage.inpaint` with the rule in place of the network."""
+    linet, grid, report = run.models.linet, lesion_window(run, mask), run.plan.report
+    organ = organs.mask(report.organ)
+
+    def on_window(array: np.ndarray) -> np.ndarray:
+        return sample(dataclasses.replace(run.ct, array=array), grid, order=0)
+
+    blocked = (organs.volume.array > 0) & ~organ
+    scene = Scene(sample(run.ct, grid), on_window(organ), on_window(blocked), grid.spacing_mm[0])
+    lesion = sample_mask(mask, run.ct.geometry, grid)
+    lesion_hu = render_density(report, scene, lesion, np.random.default_rng(run.settings.seed))
+    region = linet.latent_mask.region(torch.from_numpy(lesion.astype(np.float32))[None, None])
+    known, painted = linet.codec.encode(scene.ct_hu), linet.codec.encode(lesion_hu)
+    decoded = (linet.codec.decode(z)[0] for z in (region * painted + (1 - region) * known, known))
+    reach_mm = falloff_mm(mask, grid, run.ct.geometry)
+    return *bring_home(run.ct, mask, grid, tuple(decoded), reach_mm), reach_mm
+
+
+if __name__ == "__main__":
+    sys.exit(main())
