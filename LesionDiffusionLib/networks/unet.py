@@ -125,10 +125,11 @@ class UNet3D(nn.Module):
         top = skip_channels[-1]
         self.middle_block = Stage(self._res(top, top), self._transformer(top), self._res(top, top))
         self.output_blocks = self._make_output_blocks(skip_channels)
+        said_channels = config.out_channels + Replacement.OUTPUTS * config.replaces_shown
         self.out = nn.Sequential(
             group_norm(width, config.norm_groups),
             nn.SiLU(),
-            zero_initialized(Conv3d(width, config.out_channels + config.replaces_shown, 3, padding=1)),
+            zero_initialized(Conv3d(width, said_channels, 3, padding=1)),
         )
         self.replacement = Replacement(config.out_channels) if config.replaces_shown else None
 
@@ -155,7 +156,10 @@ class UNet3D(nn.Module):
         for stage in self.output_blocks:
             h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding_BC, context_BNC)
         said = self.out(h.to(self.out[0].weight.dtype))
-        return said if self.replacement is None else self.replacement(said, x_BCDHW[:, -self.config.out_channels :])
+        if self.replacement is None:
+            return said
+        count = self.config.out_channels
+        return self.replacement(said, *x_BCDHW[:, count:].split([1, count], dim=1))
 
     def in_precision(self, dtype: torch.dtype) -> UNet3D:
         """Compute in ``dtype`` from now on; returns itself.

@@ -9,27 +9,24 @@ import numpy as np
 
 from LesionDiffusionLib.training.rendered_case import RenderedCase
 
-ARRAYS = ("healthy_hu", "lesion_hu", "mask", "lmnet_labels", "lmnet_organ", "lmnet_box", "lmnet_mask")
+FOR_LINET = ("healthy_hu", "lesion_hu", "mask")
+ARRAYS = (*FOR_LINET, "lmnet_labels", "lmnet_organ", "lmnet_box", "lmnet_mask")
 
 
-def save_shard(path: Path, cases: list[RenderedCase]) -> None:
-    """Write ``cases`` to one uncompressed .npz."""
+def save_shard(path: Path, cases: list[RenderedCase], names: tuple[str, ...] = ARRAYS) -> None:
+    """Write ``cases`` to one uncompressed .npz, or those arrays of them that one network needs."""
     texts = [
         {"mask": case.mask_strings, "image": case.image_strings, "report": case.report.to_json()} for case in cases
     ]
-    arrays = {name: np.stack([getattr(case, name) for case in cases]) for name in ARRAYS}
+    arrays = {name: np.stack([getattr(case, name) for case in cases]) for name in names}
     np.savez(path, texts=np.array(json.dumps(texts)), **arrays)
 
 
 class CaseStore:
-    """All shards of a folder, in the order of their names."""
+    """All shards of one or more folders, in the order of their names."""
 
-    def __init__(self, folder: Path) -> None:
-        self._shards = [np.load(path, allow_pickle=False) for path in sorted(folder.glob("shard_*.npz"))]
-        if not self._shards:
-            raise FileNotFoundError(
-                f"expected rendered cases (shard_*.npz) in {folder}, found none; run the step 'cases' first"
-            )
+    def __init__(self, *folders: Path) -> None:
+        self._shards = [np.load(path, allow_pickle=False) for folder in folders for path in _shards_in(folder)]
         self.texts = [text for shard in self._shards for text in json.loads(str(shard["texts"]))]
 
     def array(self, name: str) -> np.ndarray:
@@ -42,3 +39,12 @@ class CaseStore:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    shards = sorted(folder.glob("shard_*.npz"))
+    if not shards:
+        raise FileNotFoundError(
+            f"expected rendered cases (shard_*.npz) in {folder}, found none; run the steps 'cases' and 'words' first"
+        )
+    return shards

@@ -24,6 +24,29 @@ FREE_CHOICE = 0.5  # share of reports in which density, shape and surface ignore
 
 
 @dataclass(frozen=True)
+class DrawnLesion:
+    """A lesion's shape in its place, before it has a density.
+
+    Attributes:
+        report: what is drawn; its size is that of the mask.
+        scene: the LINet window around it.
+        mask: bool, on that window.
+        for_lmnet: arrays on the LMNet window, see `lmnet_windows`.
+    """
+
+    report: LesionReport
+    scene: Scene
+    mask: np.ndarray
+    for_lmnet: tuple[np.ndarray, ...]
+
+    def filled(self, report: LesionReport, generator: np.random.Generator) -> RenderedCase:
+        """The case with the density, variations and margin of ``report``."""
+        lesion_hu = render_density(report, self.scene, self.mask, generator)
+        windows = (np.round(hu).astype(np.int16) for hu in (self.scene.ct_hu, lesion_hu))
+        return RenderedCase(report, *windows, self.mask, *self.for_lmnet)
+
+
+@dataclass(frozen=True)
 class RenderedCase:
     """Arrays on the LINet window (D, H, W) unless named otherwise.
 
@@ -63,6 +86,35 @@ def random_case(
 ) -> RenderedCase | None:
     """Draw a volume, a report of one of ``kinds`` (by default of any), a place and a lesion; None when this draw does
     not work out (draw again)."""
+    drawn = draw_lesion(volumes, lmnet, linet, generator, kinds)
+    return None if drawn is None else drawn.filled(drawn.report, generator)
+
+
+def reworded_cases(
+    volumes: list[TrainingVolume],
+    lmnet: WindowRule,
+    linet: WindowRule,
+    generator: np.random.Generator,
+    kinds: Sequence[LesionType] | None,
+    count: int,
+) -> list[RenderedCase]:
+    """One lesion drawn ``count`` times, with words of its own for density, variations and margin each time; none when
+    the draw does not work out. What differs between them is what the words mean, and chance."""
+    drawn = draw_lesion(volumes, lmnet, linet, generator, kinds)
+    if drawn is None or "stone" in drawn.report.features:
+        return []
+    reports = (_changed(drawn.report, _free_density(drawn.report, generator)) for _ in range(count))
+    return [drawn.filled(report, generator) for report in reports]
+
+
+def draw_lesion(
+    volumes: list[TrainingVolume],
+    lmnet: WindowRule,
+    linet: WindowRule,
+    generator: np.random.Generator,
+    kinds: Sequence[LesionType] | None,
+) -> DrawnLesion | None:
+    """A lesion's shape in a random place of a random volume, see `random_case`."""
     volume = volumes[generator.integers(len(volumes))]
     present = volume.organs.organs_present()
     kinds = [kind for kind in kinds or all_lesion_types() if set(kind.organs) & set(present)]
@@ -76,7 +128,7 @@ def random_case(
         box = sample_box(region_rule(report), site, report.size_mm, generator)
     except PlacementError:
         return None
-    return render_case(volume, report, site, box, lmnet, linet, generator)
+    return _in_box(volume, report, site, box, lmnet, linet, generator)
 
 
 def random_report(kind: LesionType, present: list[str], contrast: bool, generator: np.random.Generator) -> LesionReport:
@@ -89,22 +141,33 @@ def random_report(kind: LesionType, present: list[str], contrast: bool, generato
 
 
 def _with_free_words(report: LesionReport, generator: np.random.Generator) -> LesionReport:
-    words = vocabulary()
-    densities = [d for d in words.values("density") if ("ground-glass" in d) == (report.organ.endswith("lobe"))]
-    changes = {
+    changes = _free_density(report, generator)
+    changes["specific_features"] = ((), ("spiculated margins",), ())[generator.integers(3)]
+    if report.organ_type == "parenchymal organ":
+        changes["shape"] = ("round-like", "irregular", "irregular", "cystic", "punctate")[generator.integers(5)]
+    return _changed(report, changes)
+
+
+def _free_density(report: LesionReport, generator: np.random.Generator) -> dict[str, object]:
+    """Words that the mask does not depend on, all alike likely."""
+    words = vocabulary().values("density")
+    densities = [d for d in words if ("ground-glass" in d) == (report.organ.endswith("lobe"))]
+    return {
         "density": densities[generator.integers(len(densities))],
         "density_variations": ("homogeneous", "heterogeneous")[generator.integers(2)],
         "surface": ("well-defined margin", "ill-defined margin")[generator.integers(2)],
-        "specific_features": ((), ("spiculated margins",), ())[generator.integers(3)],
     }
-    if report.organ_type == "parenchymal organ":
-        changes["shape"] = ("round-like", "irregular", "irregular", "cystic", "punctate")[generator.integers(5)]
+
+
+def _changed(report: LesionReport, changes: dict[str, object]) -> LesionReport:
+    """The report with ``changes``; as it was, where they contradict the rest."""
+    words = vocabulary()
     free = dataclasses.replace(report, **changes)
     stated = {name: free.stated(name) for name in words.attributes}
     return report if words.contradiction(stated) else free
 
 
-def render_case(
+def _in_box(
     volume: TrainingVolume,
     report: LesionReport,
     site: Site,
@@ -112,8 +175,8 @@ def render_case(
     lmnet: WindowRule,
     linet: WindowRule,
     generator: np.random.Generator,
-) -> RenderedCase | None:
-    """Render the report's lesion into ``box`` of a volume; None when the rule leaves too little of it."""
+) -> DrawnLesion | None:
+    """Draw the report's lesion into ``box`` of a volume; None when the rule leaves too little of it."""
     patient = volume.ct.geometry
     grid = window_grid(patient, box.center_vox, linet.spacing_for(report.size_mm), linet.shape)
     scene = Scene(
@@ -125,19 +188,13 @@ def render_case(
     mask = render_mask(report, scene, box_on_grid(box, patient, grid), generator)
     if mask.sum() < 8:
         return None
-    lesion_hu = render_density(report, scene, mask, generator)
     # The report and the box channel tell the size of the lesion that was drawn, not of the one that was asked for.
     tight = Box.bounding(mask)
     report = dataclasses.replace(report, size_mm=axes_to_size(grid, tight.size_mm(grid)))
     center_vox = grid.to_voxel_of(patient, tight.center_vox)
     coarse = window_grid(patient, center_vox, lmnet.spacing_for(report.size_mm), lmnet.shape)
-    return RenderedCase(
-        report,
-        np.round(scene.ct_hu).astype(np.int16),
-        np.round(lesion_hu).astype(np.int16),
-        mask,
-        *lmnet_windows(volume.organs.volume, site.organ, Volume(mask, grid), coarse),
-    )
+    windows = lmnet_windows(volume.organs.volume, site.organ, Volume(mask, grid), coarse)
+    return DrawnLesion(report, scene, mask, windows)
 
 
 def lmnet_windows(labels: Volume, organ: np.ndarray, lesion: Volume, window: Geometry) -> tuple[np.ndarray, ...]:

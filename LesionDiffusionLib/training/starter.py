@@ -2,9 +2,9 @@
 
     python -m LesionDiffusionLib.training.starter STEP --data ../shared/data --work runs/starter
 
-Steps, in order: volumes, windows, vqgan, cases, latents, lmnet, linet, bundle (or `all`). Each writes its result into
-the work folder, so that a step can be repeated alone. What decides the weights stands in `starter_recipe.py`; how the
-shipped ones came to be besides stands in their card.
+Steps, in order: volumes, windows, vqgan, cases, words, latents, lmnet, linet, bundle (or `all`). Each writes its result
+into the work folder, so that a step can be repeated alone. What decides the weights stands in `starter_recipe.py`;
+how the shipped ones came to be besides stands in their card.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,12 @@ from LesionDiffusionLib.training.build import (
     plain_codec,
 )
 from LesionDiffusionLib.training.bundling import FILES, linet_spec, lmnet_spec, text_spec
-from LesionDiffusionLib.training.case_store import CaseStore, save_shard
+from LesionDiffusionLib.training.case_store import ARRAYS, FOR_LINET, CaseStore, save_shard
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.config import LMNetTraining
 from LesionDiffusionLib.training.loop import optimize
 from LesionDiffusionLib.training.organ_guess import guess_organs
-from LesionDiffusionLib.training.rendered_case import random_case
+from LesionDiffusionLib.training.rendered_case import RenderedCase, random_case, reworded_cases
 from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
 from LesionDiffusionLib.training.starter_card import measured, model_card
 from LesionDiffusionLib.training.starter_recipe import ORGANS, RECIPE, SOURCES, UNSEEN_BY_VQGAN, WITHOUT_ORGANS
@@ -53,6 +54,9 @@ from LesionDiffusionLib.volume import Volume
 from LesionDiffusionLib.whole_file import whole_file
 
 ENCODED_AT_ONCE = 50
+SHOWN = ("healthy_hu", "lesion_hu")  # what LINet sees, and what it should paint
+FOLDERS = ("cases", "words")  # of LINet's examples
+SHARD_SEEDS = {"cases": 11, "words": 12}
 MINUTES = "minutes.json"
 LICENSE = "MIT; trained on a procedural phantom and on CTs under Apache-2.0 and BSD-3-Clause (see README.md)"
 
@@ -107,23 +111,46 @@ def vqgan(data: Path, work: Path) -> None:
 
 def cases(data: Path, work: Path) -> None:
     """Rendered cases; shards that exist are kept, so that the step can be continued."""
-    folder = _made(work / "cases")
+    first_of_organs = RECIPE.shards - RECIPE.organ_shards
+
+    def drawn(shard: int, volumes: list[TrainingVolume], generator: np.random.Generator) -> list[RenderedCase]:
+        kinds = organ_types() if shard >= first_of_organs else None
+        case = random_case(volumes, RECIPE.lmnet.window, RECIPE.linet.window, generator, kinds)
+        return [] if case is None else [case]
+
+    _write_shards(work, "cases", RECIPE.shards, RECIPE.cases_per_shard, ARRAYS, drawn)
+
+
+def words(data: Path, work: Path) -> None:
+    """Lesions drawn several times, alike but for their words; every second shard in ORGANS alone. For LINet."""
+
+    def drawn(shard: int, volumes: list[TrainingVolume], generator: np.random.Generator) -> list[RenderedCase]:
+        windows = RECIPE.lmnet.window, RECIPE.linet.window
+        return reworded_cases(volumes, *windows, generator, organ_types() if shard % 2 else None, RECIPE.words)
+
+    count = RECIPE.words * RECIPE.cases_per_shard
+    _write_shards(work, "words", RECIPE.word_shards, count, FOR_LINET, drawn)
+
+
+def _write_shards(
+    work: Path, name: str, shards: int, count: int, arrays: tuple[str, ...], draw: Callable[..., list[RenderedCase]]
+) -> None:
+    """``count`` cases a shard into ``work/name``, as ``draw(shard, volumes, generator)`` gives them."""
+    folder = _made(work / name)
     all_volumes = [v for v in load_volumes(work / "volumes") if v.organs is not None]
     real = [v for v in all_volumes if not v.name.startswith("phantom")]
     drawn_from = all_volumes + (RECIPE.real_share - 1) * real
-    for shard in range(RECIPE.shards):
+    for shard in range(shards):
         path = folder / f"shard_{shard:03d}.npz"
         if path.exists():
             continue
-        kinds = organ_types() if shard >= RECIPE.shards - RECIPE.organ_shards else None
-        generator = np.random.default_rng([11, shard])
-        rendered = []
-        while len(rendered) < RECIPE.cases_per_shard:
-            case = random_case(drawn_from, RECIPE.lmnet.window, RECIPE.linet.window, generator, kinds)
-            rendered += [case] if case is not None else []
+        generator = np.random.default_rng([SHARD_SEEDS[name], shard])
+        rendered: list[RenderedCase] = []
+        while len(rendered) < count:
+            rendered += draw(shard, drawn_from, generator)
         with whole_file(path) as partial:
-            save_shard(partial, rendered)
-        print(f"cases {shard + 1}/{RECIPE.shards}")
+            save_shard(partial, rendered, arrays)
+        print(f"{name} {shard + 1}/{shards}")
 
 
 def organ_types() -> list[LesionType]:
@@ -137,13 +164,17 @@ def latents(data: Path, work: Path) -> None:
     model.load_state_dict(load_file(work / "vqgan.safetensors"))
     plain = plain_codec(model)
     store = CaseStore(work / "cases")
-    encoded = {name: _encoded(plain, store.array(name)) for name in ("healthy_hu", "lesion_hu")}
+    encoded = {name: _encoded(plain, store.array(name)) for name in SHOWN}
     _, scale = normalized_units(encoded["lesion_hu"], RECIPE.linet.whitening)
     middle = RECIPE.linet.window.shape[0] // 4
     shift = plain.encode(np.full(RECIPE.linet.window.shape, RECIPE.tissue_hu))[0, :, middle, middle, middle]
     codec = dataclasses.replace(plain, shift=shift, scale=scale)
     for name, z in encoded.items():
-        np.save(work / f"latents_{name}.npy", codec.normalized(z).numpy().astype(np.float16))
+        _save_latents(work, "cases", name, codec.normalized(z))
+    healthy, lesion = (CaseStore(work / "words").array(name) for name in SHOWN)
+    once = _encoded(codec, healthy[:: RECIPE.words])  # the words change, the patient does not
+    _save_latents(work, "words", "healthy_hu", once.repeat_interleave(RECIPE.words, dim=0))
+    _save_latents(work, "words", "lesion_hu", _encoded(codec, lesion))
     (work / "latents.json").write_text(json.dumps({"shift": shift.tolist(), "scale": scale.tolist()}))
 
 
@@ -161,8 +192,8 @@ def linet(data: Path, work: Path) -> None:
     """Train LINet."""
     denoiser, text = make_denoiser(RECIPE.linet)
     denoiser.backbone.to(memory_format=torch.channels_last_3d)
-    z = (np.load(work / f"latents_{name}.npy") for name in ("healthy_hu", "lesion_hu"))
-    source = RenderedImages(CaseStore(work / "cases"), *z)
+    z = (np.concatenate([np.load(_latents_file(work, name, shown)) for name in FOLDERS]) for shown in SHOWN)
+    source = RenderedImages(CaseStore(*(work / name for name in FOLDERS)), *z)
     objective = linet_objective(denoiser, text, source, RECIPE.linet)
     state = optimize(objective, RECIPE.linet.loop, checkpoint=Checkpoint(work / "linet.checkpoint"))
     _save(denoiser_tensors(state, denoiser), work / "linet.safetensors")
@@ -198,7 +229,7 @@ def bundle(data: Path, work: Path) -> None:
     print(f"bundle in {work / 'starter'}")
 
 
-STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, latents, lmnet, linet, bundle)}
+STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, words, latents, lmnet, linet, bundle)}
 
 
 def main() -> None:
@@ -240,6 +271,14 @@ def _encoded(codec: LatentCodec, windows_hu: np.ndarray) -> torch.Tensor:
     """Latents (N, C, d, h, w), several windows at a time."""
     starts = range(0, len(windows_hu), ENCODED_AT_ONCE)
     return torch.cat([codec.encode(windows_hu[start : start + ENCODED_AT_ONCE]) for start in starts])
+
+
+def _latents_file(work: Path, folder: str, shown: str) -> Path:
+    return work / f"latents_{folder}_{shown}.npy"
+
+
+def _save_latents(work: Path, folder: str, shown: str, z: torch.Tensor) -> None:
+    np.save(_latents_file(work, folder, shown), z.numpy().astype(np.float16))
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

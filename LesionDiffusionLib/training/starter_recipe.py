@@ -63,6 +63,8 @@ class Recipe:
     shards: int = 24
     organ_shards: int = 8  # the last ones: lesions of ORGANS alone
     cases_per_shard: int = 250
+    word_shards: int = 12  # of cases_per_shard lesions, each drawn `words` times, alike but for its words
+    words: int = 4
     real_share: int = 3  # a real CT is drawn this much more often than a phantom
     vqgan: VQGANTraining = PRESETS["starter"]["vqgan"]
     lmnet: LMNetTraining = PRESETS["starter"]["lmnet"]

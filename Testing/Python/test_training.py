@@ -11,12 +11,14 @@ from patients import LINET_WINDOW, LMNET_WINDOW, make_patient, tiny_manifest
 
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.networks.vqgan import VQGAN
+from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.training import starter
 from LesionDiffusionLib.training.build import make_denoiser, make_vqgan, model_state, normalized_units
-from LesionDiffusionLib.training.case_store import CaseStore, save_shard
+from LesionDiffusionLib.training.case_store import FOR_LINET, CaseStore, save_shard
 from LesionDiffusionLib.training.config import TextOptions, VQGANLosses
 from LesionDiffusionLib.training.loop import LoopOptions, optimize
 from LesionDiffusionLib.training.presets import PRESETS
-from LesionDiffusionLib.training.rendered_case import random_case
+from LesionDiffusionLib.training.rendered_case import random_case, reworded_cases
 from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
 from LesionDiffusionLib.training.train_denoisers import (
     draw_timesteps,
@@ -68,11 +70,55 @@ def test_rendered_cases_agree_with_their_reports(volume):
         assert longest_vox <= LMNET_WINDOW.box_voxels + 1, "the box is scaled to the lesion that was drawn"
 
 
+def test_reworded_cases_differ_in_nothing_but_their_words(volume):
+    """Same patient, same lesion; every report says another density, and the lesion has it."""
+    generator = np.random.default_rng(3)
+    groups = [reworded_cases([volume], LMNET_WINDOW, LINET_WINDOW, generator, None, 4) for _ in range(30)]
+    assert 4 in {len(group) for group in groups} <= {0, 4}
+    words = ("density", "density_variations", "surface")
+    for first, *others in filter(None, groups):
+        assert "stone" not in first.report.features, "whose density no word but their own describes"
+        for case in others:
+            assert np.array_equal(case.healthy_hu, first.healthy_hu)
+            assert np.array_equal(case.mask, first.mask)
+            assert not np.array_equal(case.lesion_hu, first.lesion_hu)
+            same = {name: getattr(first.report, name) for name in words}
+            assert dataclasses.replace(case.report, **same) == first.report
+    stated = {(c.report.density, c.report.density_variations, c.report.surface) for group in groups for c in group}
+    assert len(stated) > 10
+
+
+def test_the_word_shards_of_the_starter_are_for_linet_and_can_be_continued(volume, tmp_path, monkeypatch):
+    small = dataclasses.replace(
+        starter.RECIPE,
+        word_shards=2,
+        cases_per_shard=2,
+        words=3,
+        lmnet=dataclasses.replace(starter.RECIPE.lmnet, window=LMNET_WINDOW),
+        linet=dataclasses.replace(starter.RECIPE.linet, window=LINET_WINDOW),
+    )
+    monkeypatch.setattr(starter, "RECIPE", small)
+    (tmp_path / "volumes").mkdir()
+    volume.save(tmp_path / "volumes")
+    starter.words(tmp_path, tmp_path)
+    first, second = sorted((tmp_path / "words").glob("*.npz"))
+    made = CaseStore(tmp_path / "words").array("lesion_hu")
+    assert len(made) == 2 * 2 * 3
+    assert set(np.load(first).files) == {"texts", *FOR_LINET}
+    reports = [LesionReport.from_json(text["report"]) for text in CaseStore(tmp_path / "words").texts]
+    assert {report.organ for report in reports[6:]} <= starter.ORGANS
+    second.unlink()
+    kept = first.stat().st_mtime_ns
+    starter.words(tmp_path, tmp_path)
+    assert first.stat().st_mtime_ns == kept
+    assert np.array_equal(CaseStore(tmp_path / "words").array("lesion_hu"), made)
+
+
 def test_the_store_keeps_arrays_and_texts_together(store):
     assert len(store) == 8
     assert store.array("mask").shape == (8, 24, 24, 24)
     assert all("mm" in " ".join(strings) for strings in store.strings("image"))
-    with pytest.raises(FileNotFoundError, match="run the step 'cases' first"):
+    with pytest.raises(FileNotFoundError, match="run the steps 'cases' and 'words' first"):
         CaseStore(store_folder_without_cases())
 
 
@@ -90,11 +136,11 @@ def test_windows_are_cut_from_the_body(volume, generator):
 
 
 def tiny_vqgan_training(**changes):
-    starter = PRESETS["starter"]["vqgan"]
+    preset = PRESETS["starter"]["vqgan"]
     loop = LoopOptions(steps=12, batch=1, learning_rate=2e-3, warmup=5, report_every=1)
     network, window = tiny_manifest().autoencoder.config, dataclasses.replace(LINET_WINDOW, shape=(32, 32, 32))
     fixed = {"network": network, "window": window, "loop": loop, "crop": 16, "start": "random"}
-    return dataclasses.replace(starter, **fixed | changes)
+    return dataclasses.replace(preset, **fixed | changes)
 
 
 def test_vqgan_learns_and_uses_its_codebook(volume, generator):
