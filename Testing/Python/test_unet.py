@@ -142,14 +142,14 @@ def test_a_fresh_network_predicts_zero():
 
 
 def test_what_is_shown_is_replaced_as_the_last_outputs_say():
-    """Fresh, it says nothing but its biases: (1, -2) come, and half of the last two channels goes."""
+    """Fresh, it says nothing but its biases: (1, -2) come, and of the last two channels goes what the third allows."""
     network = UNet3D(replace(TINY, in_channels=5, replaces_shown=True))
     x = torch.randn(2, 5, 4, 8, 4)
     with torch.no_grad():
-        network.out[-1].bias.copy_(torch.tensor([1.0, -2.0, 0.5]))
+        network.out[-1].bias.copy_(torch.tensor([1.0, -2.0, 0.5, -0.5]))
         y = network(x, torch.tensor([3, 700]), torch.randn(2, 5, 16))
-        said = torch.tensor([1.0, -2.0, 0.5]).reshape(1, 3, 1, 1, 1).expand(2, 3, 4, 8, 4)
-        torch.testing.assert_close(y, network.replacement(said, x[:, 3:]))
+        said = torch.tensor([1.0, -2.0, 0.5, -0.5]).reshape(1, 4, 1, 1, 1).expand(2, 4, 4, 8, 4)
+        torch.testing.assert_close(y, network.replacement(said, x[:, 2:3], x[:, 3:]))
     assert y.std() > 0.1
 
 
