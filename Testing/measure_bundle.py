@@ -48,15 +48,10 @@ PLAIN = dataclasses.replace(LESION, specific_features=(), enhancement=None)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ct", type=Path, help="a real CT (default: the phantom)")
-    parser.add_argument("--organs", type=Path)
-    parser.add_argument("--labels")
-    parser.add_argument("--bundle", default="starter")
+    add_common(parser)
     parser.add_argument("--reports", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     models = load_models(open_bundle(args.bundle), resolve_device(args.device))
     figures = measure(*patient(args), models, args)
@@ -66,6 +61,16 @@ def main() -> int:
     if args.out is not None:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Patient, bundle, number of lesions whose words are exchanged, and where the figures go."""
+    parser.add_argument("--ct", type=Path, help="a real CT (default: the phantom)")
+    parser.add_argument("--organs", type=Path)
+    parser.add_argument("--labels")
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
 
 
 def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> dict:

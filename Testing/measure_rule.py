@@ -13,11 +13,10 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-from measure_bundle import WORDS, comparable, patient, share_in_order
+from measure_bundle import WORDS, add_common, comparable, patient, share_in_order
 
 from LesionDiffusionLib import synthesis
 from LesionDiffusionLib.bundles import open_bundle
@@ -32,12 +31,7 @@ from LesionDiffusionLib.training.rendering import Scene, render_density
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ct", type=Path, help="a real CT (default: the phantom)")
-    parser.add_argument("--organs", type=Path)
-    parser.add_argument("--labels")
-    parser.add_argument("--bundle", default="starter")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    add_common(parser)
     args = parser.parse_args()
     ct, organs = patient(args)
     models = load_models(open_bundle(args.bundle), resolve_device("cpu"))
