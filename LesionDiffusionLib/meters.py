@@ -127,12 +127,11 @@ def margin_width_mm(
         0.4 mm or more; None where there is no step of at least 10 HU, or too little of an edge.
     """
     _require_some(mask)
-    if mask.all():
-        return None
-    signed_mm, counts = _signed_distance_mm(mask, spacing_mm), np.ones(mask.shape, bool)
+    signed_mm, nearest = _signed_distance_mm(mask, spacing_mm)
+    counts = np.ones(mask.shape, bool)
     if organ is not None:
-        organ = ndimage.binary_erosion(organ | mask, border_value=1) & ~mask
-        counts = organ[tuple(_nearest_outside(mask, spacing_mm))]
+        beside = ndimage.binary_erosion(organ | mask, border_value=1) & ~mask
+        counts = np.pad(beside, 1)[tuple(nearest)]
     counts &= np.abs(signed_mm) <= PROFILE_MM
     distance_mm, profile_hu, voxels = _shells(signed_mm[counts], ct_hu[counts], 0.5 * min(spacing_mm))
     if min(np.sum(distance_mm < 0), np.sum(distance_mm > 0)) < 2:
@@ -141,16 +140,14 @@ def margin_width_mm(
     return 2 * math.log(4) * scale_mm if abs(step_hu) >= LEAST_STEP_HU else None
 
 
-def _signed_distance_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Distance to the mask's surface, between the centers of two voxels: negative inside."""
-    inside = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+def _signed_distance_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Distance to the mask's surface, between the centers of two voxels, negative inside; and for every voxel the
+    indices (3, ...) of the nearest one outside (maybe itself), in the array with a border of one voxel."""
+    here = (..., *mask.ndim * [slice(1, -1)])
+    inside, nearest = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm, return_indices=True)
     outside = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
-    return np.where(mask, 0.5 * min(spacing_mm) - inside, outside - 0.5 * min(spacing_mm))
-
-
-def _nearest_outside(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Indices (3, ...) of the nearest voxel outside the mask; outside of it the voxel itself."""
-    return ndimage.distance_transform_edt(mask, sampling=spacing_mm, return_distances=False, return_indices=True)
+    half = 0.5 * min(spacing_mm)
+    return np.where(mask, half - inside[here], outside - half), nearest[here]
 
 
 def _shells(signed_mm: np.ndarray, ct_hu: np.ndarray, width_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ learns (`training.rendering`). Where these lesions fail, it is the ruler or the 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 
@@ -25,8 +24,10 @@ from LesionDiffusionLib.homecoming import bring_home, falloff_mm
 from LesionDiffusionLib.image_stage import lesion_window
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.models import load_models
-from LesionDiffusionLib.resampling import sample, sample_mask
-from LesionDiffusionLib.training.rendering import Scene, render_density
+from LesionDiffusionLib.placement import Site
+from LesionDiffusionLib.resampling import sample_mask
+from LesionDiffusionLib.training.rendered_case import scene_of
+from LesionDiffusionLib.training.rendering import render_density
 
 
 def main() -> int:
@@ -49,12 +50,8 @@ def drawn(run, mask: np.ndarray, organs: OrganMap):
     """`image_stage.inpaint` with the rule in place of the network."""
     linet, grid, report = run.models.linet, lesion_window(run, mask), run.plan.report
     organ = organs.mask(report.organ)
-
-    def on_window(array: np.ndarray) -> np.ndarray:
-        return sample(dataclasses.replace(run.ct, array=array), grid, order=0)
-
-    blocked = (organs.volume.array > 0) & ~organ
-    scene = Scene(sample(run.ct, grid), on_window(organ), on_window(blocked), grid.spacing_mm[0])
+    site = Site(organ, (organs.volume.array > 0) & ~organ, run.ct.geometry)
+    scene = scene_of(run.ct, site, grid)
     lesion = sample_mask(mask, run.ct.geometry, grid)
     lesion_hu = render_density(report, scene, lesion, np.random.default_rng(run.settings.seed))
     region = linet.latent_mask.region(torch.from_numpy(lesion.astype(np.float32))[None, None])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from LesionDiffusionLib.latent_change import drawn_apart, drawn_together
+from LesionDiffusionLib.networks.convolution import conv3d
 
 BINOMIAL = (0.25, 0.5, 0.25)
 EDGE = 4.0  # of a latent that is all lesion 98 % go, if nothing else is said; of one that is half lesion 50 %
@@ -52,4 +53,4 @@ class Replacement(nn.Module):
         """The patient without the scan's noise; what is even stays as it is, up to the window's border."""
         sharper = self.sharper - self.sharper.mean(dim=(2, 3, 4), keepdim=True)
         padded = functional.pad(x_BCDHW, 6 * [1], mode="replicate")
-        return functional.conv3d(padded, self.smoothing + sharper)
+        return conv3d(padded, self.smoothing + sharper, None)

@@ -86,7 +86,7 @@ def random_case(
 ) -> RenderedCase | None:
     """Draw a volume, a report of one of ``kinds`` (by default of any), a place and a lesion; None when this draw does
     not work out (draw again)."""
-    drawn = draw_lesion(volumes, lmnet, linet, generator, kinds)
+    drawn = _drawn_lesion(volumes, lmnet, linet, generator, kinds)
     return None if drawn is None else drawn.filled(drawn.report, generator)
 
 
@@ -100,14 +100,14 @@ def reworded_cases(
 ) -> list[RenderedCase]:
     """One lesion drawn ``count`` times, with words of its own for density, variations and margin each time; none when
     the draw does not work out. What differs between them is what the words mean, and chance."""
-    drawn = draw_lesion(volumes, lmnet, linet, generator, kinds)
+    drawn = _drawn_lesion(volumes, lmnet, linet, generator, kinds)
     if drawn is None or "stone" in drawn.report.features:
         return []
     reports = (_changed(drawn.report, _free_density(drawn.report, generator)) for _ in range(count))
     return [drawn.filled(report, generator) for report in reports]
 
 
-def draw_lesion(
+def _drawn_lesion(
     volumes: list[TrainingVolume],
     lmnet: WindowRule,
     linet: WindowRule,
@@ -179,12 +179,7 @@ def _in_box(
     """Draw the report's lesion into ``box`` of a volume; None when the rule leaves too little of it."""
     patient = volume.ct.geometry
     grid = window_grid(patient, box.center_vox, linet.spacing_for(report.size_mm), linet.shape)
-    scene = Scene(
-        sample(volume.ct, grid),
-        sample(dataclasses.replace(volume.ct, array=site.organ), grid, order=0),
-        sample(dataclasses.replace(volume.ct, array=site.blocked), grid, order=0),
-        grid.spacing_mm[0],
-    )
+    scene = scene_of(volume.ct, site, grid)
     mask = render_mask(report, scene, box_on_grid(box, patient, grid), generator)
     if mask.sum() < 8:
         return None
@@ -195,6 +190,12 @@ def _in_box(
     coarse = window_grid(patient, center_vox, lmnet.spacing_for(report.size_mm), lmnet.shape)
     windows = lmnet_windows(volume.organs.volume, site.organ, Volume(mask, grid), coarse)
     return DrawnLesion(report, scene, mask, windows)
+
+
+def scene_of(ct: Volume, site: Site, grid: Geometry) -> Scene:
+    """What a lesion is drawn into, on a window's grid; ``site`` is on the CT's."""
+    organ, blocked = (sample(dataclasses.replace(ct, array=a), grid, order=0) for a in (site.organ, site.blocked))
+    return Scene(sample(ct, grid), organ, blocked, grid.spacing_mm[0])
 
 
 def lmnet_windows(labels: Volume, organ: np.ndarray, lesion: Volume, window: Geometry) -> tuple[np.ndarray, ...]:

@@ -55,8 +55,7 @@ from LesionDiffusionLib.whole_file import whole_file
 
 ENCODED_AT_ONCE = 50
 SHOWN = ("healthy_hu", "lesion_hu")  # what LINet sees, and what it should paint
-FOLDERS = ("cases", "words")  # of LINet's examples
-SHARD_SEEDS = {"cases": 11, "words": 12}
+SHARD_SEEDS = {"cases": 11, "words": 12}  # by the folder of LINet's examples
 MINUTES = "minutes.json"
 LICENSE = "MIT; trained on a procedural phantom and on CTs under Apache-2.0 and BSD-3-Clause (see README.md)"
 
@@ -192,8 +191,8 @@ def linet(data: Path, work: Path) -> None:
     """Train LINet."""
     denoiser, text = make_denoiser(RECIPE.linet)
     denoiser.backbone.to(memory_format=torch.channels_last_3d)
-    z = (np.concatenate([np.load(_latents_file(work, name, shown)) for name in FOLDERS]) for shown in SHOWN)
-    source = RenderedImages(CaseStore(*(work / name for name in FOLDERS)), *z)
+    z = (np.concatenate([np.load(_latents_file(work, name, shown)) for name in SHARD_SEEDS]) for shown in SHOWN)
+    source = RenderedImages(CaseStore(*(work / name for name in SHARD_SEEDS)), *z)
     objective = linet_objective(denoiser, text, source, RECIPE.linet)
     state = optimize(objective, RECIPE.linet.loop, checkpoint=Checkpoint(work / "linet.checkpoint"))
     _save(denoiser_tensors(state, denoiser), work / "linet.safetensors")

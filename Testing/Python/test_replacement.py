@@ -93,9 +93,18 @@ def test_the_filter_learns_but_what_is_even_stays_as_it_is():
 
 
 def test_a_fresh_one_can_learn(known, mask):
-    said = torch.zeros(2, 5, 5, 6, 7, requires_grad=True)
-    Replacement(3)(said, mask, CHANGE.shown(known)).sum().backward()
-    assert all((said.grad[:, channel] != 0).any() for channel in range(5))
+    """Half of the level is kept and the edge is the mask's; the slopes are those of the formula."""
+    said, replacement = torch.zeros(2, 5, 5, 6, 7, requires_grad=True), Replacement(3)
+    change = replacement(said, mask, CHANGE.shown(known))
+    drawn_apart(change).sum().backward()
+    seen = replacement.smoothed(known / CHANGE.unit).detach()
+    level = (mask * seen).sum(dim=(2, 3, 4), keepdim=True) / mask.sum(dim=(2, 3, 4), keepdim=True)
+    share = torch.sigmoid(4 * (2 * mask - 1))
+    torch.testing.assert_close(drawn_apart(change.detach()), share * (level / 2 - seen))
+    torch.testing.assert_close(said.grad[:, :3], torch.ones_like(known))
+    torch.testing.assert_close(said.grad[:, 3:4], (share * level / 4).sum(dim=1, keepdim=True))
+    moved = share * (1 - share) * (level / 2 - seen)
+    torch.testing.assert_close(said.grad[:, 4:], moved.sum(dim=1, keepdim=True))
 
 
 def test_drawing_apart_undoes_drawing_together_and_both_have_slope_one_at_zero():
