@@ -9,7 +9,7 @@ from pathlib import Path
 
 from LesionDiffusionLib.errors import BundleError
 from LesionDiffusionLib.resources import resource_path, user_data_dir
-from LesionDiffusionLib.windowing import WindowRule
+from LesionDiffusionLib.windowing import WindowRule, largest_in_all
 
 MANIFEST = "bundle.json"
 
@@ -60,13 +60,12 @@ def summarize(folder: Path) -> BundleSummary:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         networks = [data[name] for name in ("lmnet", "linet")]
-        limits = [WindowRule(**network["window"]).largest_lesion_mm for network in networks]
         return BundleSummary(
             str(data["name"]),
             str(data["title"]),
             str(data["license"]),
             folder,
-            tuple(map(min, *limits)),
+            largest_in_all(WindowRule(**network["window"]) for network in networks),
             str(data["text"]["encoder"]),
             all(network["guidable"] for network in networks),
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from LesionDiffusionLib.errors import DeviceError
+from LesionDiffusionLib.errors import DeviceError, SettingsError
 from LesionDiffusionLib.memory import clear_memory_errors, keep_off_main_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -63,6 +63,15 @@ def _trouble(device: torch.device) -> str | None:
     except RuntimeError as error:
         return str(error).strip().split("\n")[0]
     return None
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute with so many CPU threads; None leaves torch's own number. Raises SettingsError below 1."""
+    if count is None:
+        return
+    if count < 1:
+        raise SettingsError(f"expected at least 1 thread, got {count}; leave --threads out for torch's own number")
+    torch.set_num_threads(count)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

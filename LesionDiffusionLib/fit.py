@@ -26,6 +26,9 @@ HETEROGENEOUS_STD_HU = 8.0
 BLURRED_MARGIN_MM = 2.0
 ROUND_SPHERICITY = 0.85
 INSIDE_SHARE = 0.9
+LEAST_VOXELS = 50  # below them the texture is that of the voxel grid
+LEAST_SHAPE_VOXELS = 400  # below them corners and dents are lost, and rods, crescents and lobes measure as round
+LEAST_SLICES = 3  # along each axis; what a lesion of two slices looks like between them nobody knows
 MARGIN_MM = 25.0  # of surroundings looked at
 
 
@@ -114,7 +117,7 @@ def _variations(report: LesionReport, f: Finding) -> Measurement | None:
         return None
     std_hu = meters.texture_std_hu(f.ct_hu, f.mask, f.spacing_mm)
     told = f"standard deviation {std_hu:.0f} HU"
-    if f.mask.sum() < 50:
+    if f.mask.sum() < LEAST_VOXELS:
         return Measurement("density variations", report.density_variations, f"{told}, too small to judge", None)
     limit_hu = HETEROGENEOUS_STD_HU * (4 if "stone" in report.features else 1)
     fits = (std_hu >= limit_hu) == (report.density_variations == "heterogeneous")
@@ -136,11 +139,18 @@ def is_blurred(width_mm: float, spacing_mm: tuple[float, float, float]) -> bool:
     return width_mm >= max(BLURRED_MARGIN_MM, float(np.prod(spacing_mm)) ** (1 / 3))
 
 
+def has_shape(mask: np.ndarray) -> bool:
+    """Whether a mask has the voxels and slices that a shape can be told from."""
+    return bool(mask.sum() >= LEAST_SHAPE_VOXELS) and min(Box.bounding(mask).shape) >= LEAST_SLICES
+
+
 def _shape(report: LesionReport, f: Finding) -> Measurement | None:
     if report.shape is None:
         return None
+    if not has_shape(f.mask):
+        return Measurement("shape", report.shape, "too small to measure", None)
     value = meters.sphericity(f.mask, f.spacing_mm)
     told = f"sphericity {value:.2f}, convexity {meters.convexity(f.mask, f.spacing_mm):.2f}"
-    if report.shape not in ("round-like", "cystic", "irregular") or f.mask.sum() < 50:
+    if report.shape not in ("round-like", "cystic", "irregular"):
         return Measurement("shape", report.shape, told, None)
     return Measurement("shape", report.shape, told, (value < ROUND_SPHERICITY) == (report.shape == "irregular"))

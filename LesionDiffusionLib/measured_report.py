@@ -5,6 +5,8 @@ The limits are those of `fit`, so that a lesion made from such a report is judge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -14,23 +16,26 @@ from LesionDiffusionLib.fit import (
     FLUID_HU,
     GROUND_GLASS_HU,
     HETEROGENEOUS_STD_HU,
+    LEAST_VOXELS,
     ROUND_SPHERICITY,
     STONE_ABOVE_HU,
     Finding,
+    has_shape,
     is_blurred,
 )
-from LesionDiffusionLib.geometry import Box, axes_to_size
+from LesionDiffusionLib.geometry import axes_to_size
+from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.vocabulary import vocabulary
+from LesionDiffusionLib.volume import Volume
 
-LEAST_VOXELS = 50  # below them the texture is that of the voxel grid
-LEAST_SHAPE_VOXELS = 400  # below them corners and dents are lost, and rods, crescents and lobes measure as round
-LEAST_SLICES = 3  # along each axis; what a lesion of two slices looks like between them nobody knows
 EXPOSED_SHARE = 0.1  # of the lesion's surface: more on the organ's outside means a lesion of its margin
 PUNCTATE_MM = 8.0
 CLOSE_MM = 2.0  # to another organ
-ENHANCED_AORTA_HU, PLAIN_AORTA_HU = 110.0, 75.0
+VESSELS = ("aorta", "inferior_vena_cava", "heart", "heart_ventricle_left")
+LEAST_VESSEL_VOXELS = 50  # fewer do not show the contrast phase
+ENHANCED_HU, PLAIN_HU = 110.0, 75.0  # blood without contrast lies near 40; between these two it is not clear
 STONE_MM = 25.0  # larger dense lesions are not called stones, where their type is not known
 STONE_STEP_HU = 300.0  # above the organ: more than contrast does
 
@@ -57,8 +62,8 @@ def measured_report(
 
     Returns:
         What is measured: size, location, shape, relationship, and with a CT density, its variations and the margin.
-        What cannot be told stays None; so does the shape of a lesion of fewer than LEAST_SHAPE_VOXELS voxels or
-        LEAST_SLICES slices along an axis, unless it is punctate.
+        What cannot be told stays None; so does the shape of a lesion that `fit.has_shape` finds too small, unless it
+        is punctate.
     """
     mask, spacing_mm = finding.mask, finding.spacing_mm
     stated = {
@@ -76,11 +81,18 @@ def measured_report(
     return LesionReport(**stated)
 
 
-def enhancement_of(aorta_hu: float | None) -> str | None:
-    """Whether contrast was given, by the aorta's median; None where it is not clear or not seen."""
-    if aorta_hu is None or PLAIN_AORTA_HU < aorta_hu < ENHANCED_AORTA_HU:
+def measured_enhancement(ct: Volume, organs: OrganMap, vessels: Sequence[str] = VESSELS) -> str | None:
+    """Whether contrast was given, by the median of the first of these vessels that the map has; None where it has none
+    or the median is not clear."""
+    present = organs.names_present()
+    seen = (name for name in vessels if name in present and organs.voxel_count(name) >= LEAST_VESSEL_VOXELS)
+    vessel = next(seen, None)
+    if vessel is None:
         return None
-    return "enhanced CT" if aorta_hu >= ENHANCED_AORTA_HU else "non-contrast CT"
+    vessel_hu = meters.median_hu(ct.array, organs.mask(vessel))
+    if PLAIN_HU < vessel_hu < ENHANCED_HU:
+        return None
+    return "enhanced CT" if vessel_hu >= ENHANCED_HU else "non-contrast CT"
 
 
 def _location(mask: np.ndarray, organ: np.ndarray) -> str:
@@ -93,7 +105,7 @@ def _location(mask: np.ndarray, organ: np.ndarray) -> str:
 def _shape(mask: np.ndarray, spacing_mm: tuple[float, float, float], round_sphericity: float) -> str | None:
     if max(meters.extents_mm(mask, spacing_mm)) <= PUNCTATE_MM:
         return "punctate"
-    if mask.sum() < LEAST_SHAPE_VOXELS or min(Box.bounding(mask).shape) < LEAST_SLICES:
+    if not has_shape(mask):
         return None
     return "round-like" if meters.sphericity(mask, spacing_mm) >= round_sphericity else "irregular"
 

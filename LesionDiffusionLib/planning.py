@@ -12,13 +12,12 @@ from LesionDiffusionLib.errors import LabelError, PlacementError, ReportError, V
 from LesionDiffusionLib.geometry import Box, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
+from LesionDiffusionLib.measured_report import measured_enhancement
 from LesionDiffusionLib.placement import Site, box_at, check_box, check_place, sample_box
 from LesionDiffusionLib.report import LesionReport, RegionRule, format_size, region_rule
 from LesionDiffusionLib.volume import Volume
 
 SIZE_TRIES = 20
-ENHANCED_ABOVE_HU = 90.0  # blood without contrast lies near 40 HU
-VESSELS = ("aorta", "inferior_vena_cava", "heart", "heart_ventricle_left")
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,6 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
         report, box, more = _own_place(wish, report, site, avoid)
         notes += ["no organ map was given, so the lesion's place was not checked"] if organs.is_unknown else more
     return Plan(report, region_rule(report), site, box, wish.place, (*checks(report), *notes))
-
-
-def measured_enhancement(ct: Volume, organs: OrganMap) -> str | None:
-    """Enhancement status read off the large vessels; None when the map has none of them."""
-    for name in VESSELS:
-        if name in organs.names_present() and organs.voxel_count(name) >= 50:
-            vessel_hu = float(np.median(ct.array[organs.mask(name)]))
-            return "enhanced CT" if vessel_hu > ENHANCED_ABOVE_HU else "non-contrast CT"
-    return None
 
 
 def _check_wish(wish: Wish, ct: Volume) -> None:

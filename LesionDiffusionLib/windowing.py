@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from LesionDiffusionLib.errors import PlacementError
@@ -63,3 +64,8 @@ class WindowRule:
         if self.box_voxels is None:
             return self.min_spacing_mm
         return min(max(max(size_mm) / self.box_voxels, self.min_spacing_mm), self.max_spacing_mm)
+
+
+def largest_in_all(rules: Iterable[WindowRule]) -> tuple[float, float, float]:
+    """Largest lesion box (X, Y, Z) in mm that the windows of all these networks take."""
+    return tuple(map(min, zip(*(rule.largest_lesion_mm for rule in rules), strict=True)))

@@ -1,7 +1,7 @@
 """One example of every lesion type, on a real CT where the organ is there: docs/lesion-types.md and its pictures.
 
     python Testing/draw_examples.py --data ../shared/data --out docs/images/types --page docs/lesion-types.md [--seed 1]
-        [--lesion TYPE ...]
+    python Testing/draw_examples.py --data ../shared/data --out FOLDER --lesion TYPE ...
 
 The CTs are those of the starter bundle's training (see its model card). The chest and head CTs come without an organ
 map; lungs and brain are found by threshold there.
@@ -35,8 +35,10 @@ from LesionDiffusionLib.volume import Volume, align_to
 
 HEAD = """# The lesion types, one example each
 
-Made with the bundle "{bundle}", seed {seed}, by `python Testing/draw_examples.py`: the first result, not the best of
-several. Rows: axial, coronal, sagittal; columns: before, after, outlined. What "differs" is shown as it came out.
+Made with the bundle "{bundle}", seed {seed}: the first result, not the best of several. Rows: axial, coronal, sagittal;
+columns: before, after, outlined. What "differs" is shown as it came out.
+
+    python Testing/draw_examples.py --data ../shared/data --out docs/images/types --page docs/lesion-types.md
 
 """
 WIDTH_PX, COLORS = 720, 64  # small files: these pictures live in the repository
@@ -81,6 +83,8 @@ def main() -> int:
     parser.add_argument("--lesion", nargs="*", help="only these types")
     parser.add_argument("--page", type=Path, help="also write a page that shows them")
     args = parser.parse_args()
+    if args.page and args.lesion:
+        parser.error("expected --page or --lesion, got both: the page shows all types; leave one out")
     models = load_models(open_bundle(args.bundle), resolve_device())
     args.out.mkdir(parents=True, exist_ok=True)
     missed, sections = [], []

@@ -1,14 +1,16 @@
 """Does a bundle do what its reports say? Masks and images over random reports, on the phantom or on a real CT.
 
     python Testing/measure_bundle.py [--ct CT --organs MAP --labels NUMBERING] [--bundle starter] [--reports 50]
-        [--seeds 3] [--pairs 20] [--out FILE]
+        [--seeds 3] [--pairs 50] [--out FILE]
 
 Every report is drawn from a lesion type whose organ is there and synthesized with every seed. Of the masks: the share
 that stays in its box (2 mm allowed), lies in the region its rule allows (95 % of the voxels), has the size asked for
-(every extent within 25 % or one voxel) and is one piece. Of the images: the share of fluid-like lesions of 0 to 25 HU,
+(every extent within 25 % or one voxel) and is one piece. The program cuts every mask to box and region and keeps one
+piece, so what LMNet drew before that is judged as well. Of the images: the share of fluid-like lesions of 0 to 25 HU,
 and the step at the mask's edge against the steps at the borders of real organs. Cases that found no place are counted
 as left out. Then lesions of liver, kidneys and pancreas, each with a seed of its own, drawn several times and alike but
-for one word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and ill-defined.
+for one word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and ill-defined. Lesions
+that found no place, or whose edge cannot be measured, are counted.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from measure_text import DENSITIES, LESION
+from measuring import keep
+from raw_masks import judge_drawn, recorded
 from scipy import ndimage
 
 from LesionDiffusionLib import meters
@@ -53,13 +56,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    models = load_models(open_bundle(args.bundle), resolve_device(args.device))
+    models = recorded(load_models(open_bundle(args.bundle), resolve_device(args.device)))
     figures = measure(*patient(args), models, args)
-    figures["settings"] = {key: getattr(args, key) for key in ("bundle", "reports", "seeds", "pairs")}
-    figures["settings"]["ct"] = "/".join(args.ct.parts[-2:]) if args.ct else "phantom"
-    print(json.dumps(figures, indent=2))
-    if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    keep(figures, {key: getattr(args, key) for key in ("reports", "seeds", "pairs")} | scan(args), models, args.out)
     return 0
 
 
@@ -69,8 +68,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--organs", type=Path)
     parser.add_argument("--labels")
     parser.add_argument("--bundle", default="starter")
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+
+
+def scan(args: argparse.Namespace) -> dict[str, str]:
+    """The patient's name, for the settings."""
+    return {"ct": "/".join(args.ct.parts[-2:]) if args.ct else "phantom"}
 
 
 def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> dict:
@@ -85,7 +89,7 @@ def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> d
                 print(f"left out: {report.describe()}: {error}", file=sys.stderr)
                 left_out += 1
                 continue
-            rows.append(judge(case, organs))
+            rows.append(judge(case, organs) | judge_drawn(models, case.report.lesion_location == "inside organ"))
             print(report.lesion_type, rows[-1], flush=True)
     drawn = comparable(organs, args.pairs)
     alike = {name: share_in_order(ct, organs, models, drawn, *how) for name, how in WORDS.items()}
@@ -138,7 +142,7 @@ def edge_step_hu(ct: Volume, mask: np.ndarray) -> float:
 def summary(rows: list[dict]) -> dict:
     """Shares in percent, and medians of the figures in HU, over the rows where they apply."""
     figures = {"cases": len(rows)}
-    for name in rows[0]:
+    for name in rows[0] if rows else ():
         values = [row[name] for row in rows if row[name] is not None]
         if name.endswith("HU") and name.startswith("step"):
             figures[f"median {name}"] = round(float(np.median(values)), 1)
@@ -170,7 +174,8 @@ def share_in_order(ct: Volume, organs: OrganMap, models, drawn: list[LesionRepor
             values.append(meter(case.ct.array, mask, ct.geometry.spacing_mm, organs.mask(case.report.organ)))
         if len(values) == len(words) and None not in values:
             in_order.append(all(low < high for low, high in itertools.pairwise(values)))
-    return f"{100 * np.mean(in_order):.1f} % of {len(in_order)}" if in_order else "none could be measured"
+    share = f"{100 * np.mean(in_order):.1f} % of {len(in_order)}" if in_order else "none"
+    return f"{share} ({len(drawn) - len(in_order)} without a place or an edge)"
 
 
 def _median_hu(ct_hu, mask, spacing_mm, organ) -> float:

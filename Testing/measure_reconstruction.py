@@ -10,13 +10,13 @@ counts as error, although it is not lost: synthesis adds it back.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import keep
 
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.devices import resolve_device
@@ -43,15 +43,8 @@ def main() -> int:
     spacing_mm = (args.spacing_mm, args.spacing_mm * 1.0001)
     windows_hu = random_windows([volume], args.windows, size, spacing_mm, np.random.default_rng(0))
     figures = measure(models, np.clip(windows_hu, -1000, 1000).astype(np.float32))
-    figures["settings"] = {
-        "ct": args.ct.name,
-        "bundle": models.bundle.manifest.name,
-        "windows": args.windows,
-        "spacing_mm": args.spacing_mm,
-    }
-    print(json.dumps(figures, indent=2))
-    if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    settings = {"ct": "/".join(args.ct.parts[-2:]), "windows": args.windows, "spacing_mm": args.spacing_mm}
+    keep(figures, settings, models, args.out)
     return 0
 
 

@@ -1,6 +1,6 @@
 """How much of the words can be measured at all? The lesions of measure_bundle, drawn by rule in place of LINet.
 
-    python Testing/measure_rule.py [--ct CT --organs MAP --labels NUMBERING] [--bundle starter] [--pairs 20]
+    python Testing/measure_rule.py [--ct CT --organs MAP --labels NUMBERING] [--bundle starter] [--pairs 50]
         [--out FILE]
 
 Masks, windows, autoencoder and the way home are those of the bundle; only the density comes from the rule that LINet
@@ -10,12 +10,12 @@ learns (`training.rendering`). Where these lesions fail, it is the ruler or the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 import numpy as np
 import torch
-from measure_bundle import WORDS, add_common, comparable, patient, share_in_order
+from measure_bundle import WORDS, add_common, comparable, patient, scan, share_in_order
+from measuring import keep
 
 from LesionDiffusionLib import synthesis
 from LesionDiffusionLib.bundles import open_bundle
@@ -39,10 +39,7 @@ def main() -> int:
     synthesis.inpaint = lambda run, mask, noise: drawn(run, mask, organs)
     lesions = comparable(organs, args.pairs)
     figures = {name: share_in_order(ct, organs, models, lesions, *how) for name, how in WORDS.items()}
-    figures["settings"] = {"pairs": args.pairs, "ct": "/".join(args.ct.parts[-2:]) if args.ct else "phantom"}
-    print(json.dumps(figures, indent=2))
-    if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    keep(figures, {"pairs": args.pairs} | scan(args), models, args.out)
     return 0
 
 

@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="PNG; needs matplotlib")
     args = parser.parse_args()
     part, device = parts_of(args.lmnet)["lmnet"], resolve_device(args.device)
+    if part.text.encoder != "vocabulary":
+        parser.error(f"expected an LMNet with a vocabulary text encoder, got {part.text.encoder}; train another preset")
     cases = PreparedCases(args.data, "test", part.spec.window.largest_lesion_mm)
     found = shapes(part, cases, device, args.limit)
     figures = judged(found) | {"made_by": dict(part.made_by), "lesions": len(found["real"])}

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import keep
 from scipy import stats
 
 from LesionDiffusionLib import meters
@@ -65,10 +65,7 @@ def main() -> int:
         sphericity[seed] = sphericity_by_word(phantom, models, seed)
         print(f"seed {seed}: HU {np.round(density_hu[seed])}, sphericity {np.round(sphericity[seed], 3)}", flush=True)
     figures = judge(density_hu, sphericity, np.random.default_rng(0))
-    figures["settings"] = {"bundle": models.bundle.manifest.name, "seeds": args.seeds, "torch": torch.__version__}
-    print(json.dumps(figures, indent=2))
-    if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    keep(figures, {"seeds": args.seeds, "torch": torch.__version__}, models, args.out)
     return 0 if figures["text acts"] and figures["shuffled text loses the effect"] else 1
 
 

@@ -102,7 +102,7 @@ def released(folder: Path) -> list[Scan]:
                 None,
                 (1, 2),
                 row.get("seg"),
-                "totalseg_v1",
+                "totalseg_v1" if "seg" in row else None,
                 row.get("type"),
             )
         )

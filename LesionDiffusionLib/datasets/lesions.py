@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from LesionDiffusionLib import meters
 from LesionDiffusionLib.datasets.scans import Scan
-from LesionDiffusionLib.errors import DatasetError, ReportError
+from LesionDiffusionLib.errors import DatasetError, ReportError, SettingsError
 from LesionDiffusionLib.fit import ROUND_SPHERICITY, Finding
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.lesion_types import lesion_type
-from LesionDiffusionLib.measured_report import enhancement_of, measured_report
+from LesionDiffusionLib.measured_report import measured_enhancement, measured_report
 from LesionDiffusionLib.released_report import (
     CAVITIES,
     ReleasedEntry,
@@ -32,7 +32,6 @@ from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
 
 NEAR_MM = 5.0  # an organ this close to a lesion may be the one it grows in
-LEAST_AORTA_VOXELS = 50  # fewer do not show the contrast phase
 ALLOWED_HU = (-1024, 3071)
 
 
@@ -46,12 +45,21 @@ class Limits:
         least_voxels: smaller ones are left out.
         round_sphericity: from which on a lesion is called round-like, where its shape is measured. The ruler of our
             own measurements by default; smoothly drawn data need a stricter one to be told apart.
+
+    Raises SettingsError for a margin below 0 or fewer than one lesion per scan.
     """
 
     margin_mm: float = 80.0
     per_scan: int = 3
     least_voxels: int = 30
     round_sphericity: float = ROUND_SPHERICITY
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.margin_mm < math.inf and self.per_scan >= 1):
+            raise SettingsError(
+                f"expected a margin of 0 mm or more and 1 lesion per scan or more, got {self.margin_mm:g} mm and "
+                f"{self.per_scan}; change --margin-mm or --lesions-per-scan"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,9 +195,7 @@ def _enhancement(scan: Scan, patient: _Surroundings) -> str | None:
     ct, organs, _ = patient
     if ct is None or scan.enhancement is not None:
         return None if ct is None else scan.enhancement
-    if organs.voxel_count("aorta") <= LEAST_AORTA_VOXELS:
-        return None
-    return enhancement_of(meters.median_hu(ct.array, organs.mask("aorta")))
+    return measured_enhancement(ct, organs, ("aorta",))  # veins fill late: alone they tell nothing certain
 
 
 def _organ_of(organs: OrganMap, lesion: np.ndarray, scan: Scan, kind: str | None) -> str:

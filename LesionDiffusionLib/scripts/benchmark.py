@@ -47,14 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write."""
-    import torch
-
     from LesionDiffusionLib.benchmark.comparison import compare
     from LesionDiffusionLib.benchmark.growth import cost_growth
     from LesionDiffusionLib.benchmark.job import Job, make_job
     from LesionDiffusionLib.benchmark.steps import enough_steps
     from LesionDiffusionLib.benchmark.tables import as_markdown
-    from LesionDiffusionLib.devices import resolve_device
+    from LesionDiffusionLib.devices import resolve_device, use_threads
     from LesionDiffusionLib.memory import clear_memory_errors
 
     margin = [] if args.margin_mm is None else [args.margin_mm]
@@ -62,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("sizes, steps and repeats must be above 0")
     if args.growth and args.released_size:
         raise SettingsError("--growth needs networks that draw masks; use a bundle instead of --released-size")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     device = resolve_device(args.device)
     with clear_memory_errors(device):
         models = _models(args, device, args.precision)

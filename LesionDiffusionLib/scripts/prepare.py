@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the 4:1 split by patient (default: 0)")
     organs = parser.add_argument_group("organ maps (otherwise the dataset's own labels, where they hold the organ)")
     organs.add_argument("--organs", type=Path, metavar="FOLDER", help="existing ones, SCAN.nii.gz")
-    organs.add_argument("--labels", help="their numbering, if their headers have none: totalseg_v1 or totalseg_v2")
+    organs.add_argument("--labels", help="numbering of maps whose headers have none: totalseg_v1 or totalseg_v2")
     organs.add_argument("--totalsegmentator", action="store_true", help="make missing ones; it must be installed")
     organs.add_argument("--device", default="gpu", help="TotalSegmentator's: gpu, cpu or mps (default: gpu)")
     limits = parser.add_argument_group("lesions")
@@ -50,14 +50,20 @@ def run(args: argparse.Namespace) -> int:
     from LesionDiffusionLib.datasets.layouts import LAYOUTS
     from LesionDiffusionLib.datasets.lesions import Limits
     from LesionDiffusionLib.datasets.preparation import Preparation, prepare
+    from LesionDiffusionLib.errors import SettingsError
+    from LesionDiffusionLib.labels import load_table
 
-    if args.totalsegmentator:
-        find_program()  # before hours of reading
-    scans = LAYOUTS[args.layout](args.data)[: args.limit]
-    if args.labels:
-        scans = [dataclasses.replace(scan, numbering=scan.numbering or args.labels) for scan in scans]
-    segment = functools.partial(segment_organs, device=args.device) if args.totalsegmentator else None
     limits = Limits(args.margin_mm, args.lesions_per_scan, args.least_voxels, args.round_sphericity)
+    if args.limit is not None and args.limit < 1:
+        raise SettingsError(f"expected --limit 1 or more, got {args.limit}; leave it out for all scans")
+    if args.labels:
+        load_table(args.labels)  # before hours of reading, as is the program
+    if args.totalsegmentator:
+        find_program()
+    scans = LAYOUTS[args.layout](args.data)[: args.limit]
+    if args.labels:  # the dataset knows its own maps' numbering, the user that of all others
+        scans = [dataclasses.replace(scan, numbering=(scan.organs and scan.numbering) or args.labels) for scan in scans]
+    segment = functools.partial(segment_organs, device=args.device) if args.totalsegmentator else None
     how = Preparation(args.out, args.organs, segment, limits, args.seed, args.told)
     with tqdm(total=len(scans), file=sys.stderr, unit="scan") as bar:
 

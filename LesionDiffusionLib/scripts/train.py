@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a file: the library is two folders up, and 
 
     run_as_script("train")
 
-from LesionDiffusionLib.errors import BundleError, TrainingError
+from LesionDiffusionLib.errors import BundleError, SettingsError, TrainingError
 
 NETWORKS, PRESET_NAMES = ("vqgan", "lmnet", "linet"), ("paper", "released", "starter")
 
@@ -57,40 +57,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the bundle's other networks come from; later ones win (default: --autoencoder)",
     )
     bundle.add_argument("--bundle-folder", type=Path, help="folder to put it in (default: your own bundles folder)")
-    bundle.add_argument("--license", default="not stated", help="of the weights, for the model card")
+    bundle.add_argument("--license", help="of the weights, for the model card (default: not stated)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, then export."""
-    import torch
-
-    from LesionDiffusionLib.devices import repeatable, resolve_device
+    from LesionDiffusionLib.devices import repeatable, resolve_device, use_threads
     from LesionDiffusionLib.memory import clear_memory_errors
     from LesionDiffusionLib.training import ranks
     from LesionDiffusionLib.training.presets import load_config
-    from LesionDiffusionLib.training.trainer import open_folder, train
+    from LesionDiffusionLib.training.trainer import make_folder, require_start, train
 
     training = load_config(args.network, args.preset, args.config, args.set)
+    _require_used(args, training)
+    use_threads(args.threads)
     device = resolve_device(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     if args.dry_run:
         _tell(args, training, device)
     target = _bundle_folder(args)
     inputs = _inputs(args, training, device)
     if target is not None:
         _require_bundle(args, training, inputs)
+    require_start(training, inputs, args.out, args.resume, not args.no_tensorboard)
     if args.dry_run:
         return 0
     with ranks.joined_ranks(device), clear_memory_errors(device), repeatable():
         if ranks.rank() == 0:
-            open_folder(args.out, args.resume)
+            make_folder(args.out)
         train(args.network, training, inputs, args.out, not args.no_tensorboard, args.told)
         if ranks.rank() == 0:
             print(f"weights in {args.out}")
             if target is not None:
                 _export(args, target)
     return 0
+
+
+def _require_used(args: argparse.Namespace, training) -> None:
+    """Raises SettingsError for an option that would do nothing."""
+    heard = args.network != "vqgan" and training.text.encoder == "biomedclip"
+    judged = args.network == "vqgan" and training.losses.lpips > 0
+    exported = args.export_bundle is not None
+    for option, given, used, needed in (
+        ("--text-encoder", args.text_encoder, heard, "a network with text.encoder=biomedclip"),
+        ("--allow-download", args.allow_download, args.text_encoder, "--text-encoder"),
+        ("--lpips", args.lpips, judged, "a vqgan with losses.lpips above 0"),
+        ("--autoencoder", args.autoencoder, exported or args.network == "linet", "train linet or --export-bundle"),
+        ("--with", args.others, exported, "--export-bundle"),
+        ("--bundle-folder", args.bundle_folder, exported, "--export-bundle"),
+        ("--license", args.license, exported, "--export-bundle"),
+    ):
+        if given and not used:
+            raise SettingsError(f"{option} would do nothing here: it needs {needed}; add that or leave it out")
 
 
 def _inputs(args: argparse.Namespace, training, device):
@@ -149,14 +166,34 @@ def _require_bundle(args: argparse.Namespace, training, inputs) -> None:
     """Tell before days of training that these networks make no bundle. Raises TrainingError, BundleError."""
     from LesionDiffusionLib.training.bundling import make_manifest, promised_part
 
-    own = {args.network: promised_part(training, inputs.autoencoder)}
-    make_manifest(args.export_bundle, _other_parts(args) | own, args.license)
+    if args.network == "vqgan":
+        own = {"vqgan": _finished_autoencoder(args, training)}
+    else:
+        own = {args.network: promised_part(training, inputs.autoencoder)}
+    make_manifest(args.export_bundle, _other_parts(args) | own, _license(args))
+
+
+def _finished_autoencoder(args: argparse.Namespace, training):
+    """The autoencoder in --out. Raises TrainingError when it has still to learn: no LINet knows its latents then."""
+    from LesionDiffusionLib.training.bundling import RUN, parts_of
+
+    part = parts_of(str(args.out)).get("vqgan") if args.resume and (args.out / RUN).is_file() else None
+    if part is None or part.made_by["steps"] != training.loop.steps:
+        raise TrainingError(
+            "a bundle needs a LINet that learned on this autoencoder, and an LMNet, which come after it; "
+            f"leave out --export-bundle here and give it to 'train linet --autoencoder {args.out} --with LMNET'"
+        )
+    return part
+
+
+def _license(args: argparse.Namespace) -> str:
+    return args.license or "not stated"
 
 
 def _export(args: argparse.Namespace, folder: Path) -> None:
     from LesionDiffusionLib.training.bundling import export_bundle, parts_of
 
-    export_bundle(folder, _other_parts(args) | parts_of(str(args.out)), args.license)
+    export_bundle(folder, _other_parts(args) | parts_of(str(args.out)), _license(args))
     print(f"bundle in {folder}")
 
 
@@ -173,15 +210,15 @@ def _other_parts(args: argparse.Namespace) -> dict:
 def _tell(args: argparse.Namespace, training, device) -> None:
     """Settings, cases, size of the network."""
     import dataclasses
-    import os
 
     from LesionDiffusionLib.networks.unet import UNet3D
     from LesionDiffusionLib.networks.vqgan import VQGAN
+    from LesionDiffusionLib.training.ranks import announced_size
     from LesionDiffusionLib.training.trainer import usable_cases
 
     cases = usable_cases(training, args.data)
     network = (VQGAN if args.network == "vqgan" else UNet3D)(training.network)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = announced_size()
     told = {
         "network": args.network,
         "parameters": sum(p.numel() for p in network.parameters()),

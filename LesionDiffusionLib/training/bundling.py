@@ -35,6 +35,7 @@ from LesionDiffusionLib.training.config import (
 )
 from LesionDiffusionLib.training.phrases import vocabulary_phrases
 from LesionDiffusionLib.whole_file import whole_file
+from LesionDiffusionLib.windowing import largest_in_all
 
 RUN, WEIGHTS, CHECKPOINT = "run.json", "weights.safetensors", "checkpoint.pt"
 TOLD = ("command", "data", "steps", "seed", "seconds", "history", "versions")  # of run.json, in the card
@@ -182,8 +183,8 @@ def size_table(tensors: Mapping[str, Mapping[str, Tensor]]) -> str:
 
 
 def largest_lesion(manifest: Manifest) -> str:
-    """The largest lesion in mm, as the card says it."""
-    return "x".join(f"{v:.0f}" for v in manifest.linet.window.largest_lesion_mm)
+    """The largest lesion in mm that both networks take, as the card says it."""
+    return "x".join(f"{v:.0f}" for v in largest_in_all((manifest.lmnet.window, manifest.linet.window)))
 
 
 def lmnet_spec(training: LMNetTraining) -> LMNetSpec:

@@ -37,7 +37,7 @@ class Checkpoint:
                 torch.save({**state, "settings": dict(self.settings)}, partial)
         except (OSError, RuntimeError) as error:
             raise OutputError(
-                f"could not write the checkpoint of step {state['done']}: {str(error).splitlines()[0]}; "
+                f"could not write the checkpoint of step {state['done']}: {_reason(error)}; "
                 f"{self.last()}; make room and continue with --resume"
             ) from error
 
@@ -56,7 +56,7 @@ class Checkpoint:
             settings = state["settings"]
         except (OSError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
             raise TrainingError(
-                f"cannot read the checkpoint {self.path}: {str(error).splitlines()[0]:.200}; "
+                f"cannot read the checkpoint {self.path}: {_reason(error)}; "
                 "delete it to start again, or bring it back from a copy"
             ) from error
         if settings != dict(self.settings):
@@ -73,6 +73,11 @@ class Checkpoint:
         with contextlib.suppress(TrainingError):
             return f"the last good checkpoint is {self.path} (step {self.load()['done']})"
         return f"the last checkpoint is {self.path}"
+
+
+def _reason(error: Exception) -> str:
+    """An error's first line; its kind where it says nothing, as of an empty file."""
+    return f"{(str(error).splitlines() or [type(error).__name__])[0]:.200}"
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

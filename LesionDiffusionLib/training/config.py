@@ -84,6 +84,11 @@ class DenoiserTraining:
     def __post_init__(self) -> None:
         if self.noise_bias < 1:
             raise SettingsError(f"noise_bias must be at least 1 (uniform), got {self.noise_bias:g}")
+        if self.sampling.guidance != 1 and not self.text.guidable:  # its bundle could not be sampled as it stands
+            raise SettingsError(
+                f"sampling.guidance needs an empty text that was learned, got {self.sampling.guidance:g} with "
+                "text.drop_all=0; set sampling.guidance=1, or text.drop_all=0.1"
+            )
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("prediction", self.prediction, PREDICTIONS)
 
@@ -128,7 +133,8 @@ class LINetTraining(DenoiserTraining):
     Attributes:
         loss: "paper" (equation 5), "released" (masked L1 plus the Dice loss of a fifth output channel, released-model
             3.2), "masked_l2": the mean squared error of the generated latents, or "relative_l2": the same over the
-            root mean square of the change that the lesion is, so that 30 HU in a liver count beside a stone.
+            root mean square of the change that the lesion is, so that 30 HU in a liver count beside a stone
+            (for rendered pairs, as ``change``).
         latent_mask: how a mask becomes latent, as at inference.
         change: diffuse what the lesion changes instead of what is there. For rendered pairs: patients with a lesion
             have no latents without it.

@@ -76,7 +76,12 @@ def _require_latents(training: LINetTraining, autoencoder: Part | None) -> None:
     if training.change is not None:
         raise SettingsError(
             "a LINet that diffuses the change needs every patient without the lesion, too, which prepared cases do not "
-            "have; expected no change and network.in_channels=5"
+            "have; expected change=null, network.in_channels=5 and network.replaces_shown=false"
+        )
+    if training.loss == "relative_l2":
+        raise SettingsError(
+            "the loss relative_l2 weighs by what the lesion changed, and prepared cases have no patient without it; "
+            "expected loss=masked_l2, paper or released"
         )
     if autoencoder is None:
         raise TrainingError(

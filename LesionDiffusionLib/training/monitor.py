@@ -86,11 +86,18 @@ def _framed(tile: np.ndarray) -> np.ndarray:
     return np.pad(gray.repeat(SCALE, axis=0).repeat(SCALE, axis=1), GAP_PX, constant_values=255)
 
 
-def _summary_writer(folder: Path, first: int):
+def require_tensorboard() -> None:
+    """SettingsError when TensorBoard is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise SettingsError(
             f"TensorBoard is not installed ({error}); pip install tensorboard, or give --no-tensorboard"
         ) from error
+
+
+def _summary_writer(folder: Path, first: int):
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=first + 1 if first else None)

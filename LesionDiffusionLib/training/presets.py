@@ -132,7 +132,7 @@ PRESETS: dict[str, dict[str, Training]] = {
             _SMALL_TEXT,
             prediction="x0",
             noise_bias=3.0,
-            loss="relative_l2",
+            loss="masked_l2",
             latent_mask=LatentMask("mean", 1),
             normalize_latents=True,
             whitening=0.5,

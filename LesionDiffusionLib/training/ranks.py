@@ -23,7 +23,7 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
 
     Raises TrainingError when there should be others and they cannot be found.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = announced_size()
     if world == 1:
         yield
         return
@@ -38,6 +38,11 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
         ) from error
     yield
     dist.destroy_process_group()  # not after an error: it would wait for the others, who wait for this process
+
+
+def announced_size() -> int:
+    """Number of processes that `torchrun` has started, whether they are joined yet or not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def world_size() -> int:

@@ -3,8 +3,9 @@
     python -m LesionDiffusionLib.training.starter STEP --data ../shared/data --work runs/starter
 
 Steps, in order: volumes, windows, vqgan, cases, words, latents, lmnet, linet, bundle (or `all`). Each writes its result
-into the work folder, so that a step can be repeated alone. What decides the weights stands in `starter_recipe.py`;
-how the shipped ones came to be besides stands in their card.
+into the work folder, so that a step can be repeated alone; a training goes on where it stopped. Then
+`sh Testing/measure_starter.sh ../shared/data runs/starter` measures the bundle and packs it again with its figures.
+What decides the weights stands in `starter_recipe.py`; how the shipped ones came to be besides stands in their card.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import dataclasses
 import json
 import platform
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +26,8 @@ from safetensors.torch import load_file, save_file
 
 from LesionDiffusionLib import __version__
 from LesionDiffusionLib.bundles import AutoencoderSpec, Manifest, write_bundle
+from LesionDiffusionLib.devices import use_threads
+from LesionDiffusionLib.errors import LesionDiffusionError, TrainingError
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.lesion_types import LesionType, all_lesion_types
 from LesionDiffusionLib.linet import LatentCodec
@@ -44,7 +49,7 @@ from LesionDiffusionLib.training.loop import optimize
 from LesionDiffusionLib.training.organ_guess import guess_organs
 from LesionDiffusionLib.training.rendered_case import RenderedCase, random_case, reworded_cases
 from LesionDiffusionLib.training.sources import RenderedImages, RenderedMasks
-from LesionDiffusionLib.training.starter_card import measured, model_card
+from LesionDiffusionLib.training.starter_card import measured, model_card, require_own_figures
 from LesionDiffusionLib.training.starter_recipe import ORGANS, RECIPE, SOURCES, UNSEEN_BY_VQGAN, WITHOUT_ORGANS
 from LesionDiffusionLib.training.train_denoisers import linet_objective, lmnet_objective
 from LesionDiffusionLib.training.train_vqgan import vqgan_objective
@@ -109,7 +114,7 @@ def vqgan(data: Path, work: Path) -> None:
 
 
 def cases(data: Path, work: Path) -> None:
-    """Rendered cases; shards that exist are kept, so that the step can be continued."""
+    """Rendered cases; shards that exist are kept, so that the step can be continued. Delete those of another recipe."""
     first_of_organs = RECIPE.shards - RECIPE.organ_shards
 
     def drawn(shard: int, volumes: list[TrainingVolume], generator: np.random.Generator) -> list[RenderedCase]:
@@ -181,9 +186,10 @@ def lmnet(data: Path, work: Path) -> None:
     """Train LMNet."""
     denoiser, text = make_denoiser(RECIPE.lmnet)
     source = RenderedMasks(CaseStore(work / "cases"))
+    settings = dataclasses.asdict(RECIPE.lmnet) | {"polish": RECIPE.lmnet_polish}
     for training in (RECIPE.lmnet, _polishing(RECIPE.lmnet, RECIPE.lmnet_polish)):
         objective = lmnet_objective(denoiser, text, source, training)
-        state = optimize(objective, training.loop, checkpoint=Checkpoint(work / "lmnet.checkpoint"))
+        state = optimize(objective, training.loop, checkpoint=Checkpoint(work / "lmnet.checkpoint", settings))
     _save(denoiser_tensors(state, denoiser), work / "lmnet.safetensors")
 
 
@@ -194,12 +200,13 @@ def linet(data: Path, work: Path) -> None:
     z = (np.concatenate([np.load(_latents_file(work, name, shown)) for name in SHARD_SEEDS]) for shown in SHOWN)
     source = RenderedImages(CaseStore(*(work / name for name in SHARD_SEEDS)), *z)
     objective = linet_objective(denoiser, text, source, RECIPE.linet)
-    state = optimize(objective, RECIPE.linet.loop, checkpoint=Checkpoint(work / "linet.checkpoint"))
+    checkpoint = Checkpoint(work / "linet.checkpoint", dataclasses.asdict(RECIPE.linet))
+    state = optimize(objective, RECIPE.linet.loop, checkpoint=checkpoint)
     _save(denoiser_tensors(state, denoiser), work / "linet.safetensors")
 
 
 def bundle(data: Path, work: Path) -> None:
-    """Pack the networks in half precision, with hashes and a model card."""
+    """Pack the networks in half precision, with hashes and a model card, in place of what was packed before."""
     statistics = json.loads((work / "latents.json").read_text())
     manifest = Manifest(
         format=1,
@@ -224,29 +231,49 @@ def bundle(data: Path, work: Path) -> None:
     names = (manifest.autoencoder.file, manifest.lmnet.file, manifest.linet.file)
     tensors = {name: {k: _halved(k, v) for k, v in load_file(work / name).items()} for name in names}
     card = model_card(manifest, tensors, _minutes(work)) + measured(work)
-    write_bundle(work / "starter", manifest, tensors, {"README.md": card})
-    print(f"bundle in {work / 'starter'}")
+    shutil.rmtree(work / "starter", ignore_errors=True)
+    made = write_bundle(work / "starter", manifest, tensors, {"README.md": card})
+    try:
+        require_own_figures(work, made.manifest.files)
+    except TrainingError:
+        shutil.rmtree(made.folder)
+        raise
+    print(f"bundle in {made.folder}")
 
 
 STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, words, latents, lmnet, linet, bundle)}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=(*STEPS, "all"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, help="CPU threads for training")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
-    for name in STEPS if args.step == "all" else (args.step,):
-        started = time.time()
-        STEPS[name](args.data, args.work)
-        minutes = round((time.time() - started) / 60, 1)
-        print(f"{name} took {minutes} min on {platform.machine()}", flush=True)
-        (args.work / MINUTES).write_text(json.dumps(_minutes(args.work) | {name: minutes}))
+    try:
+        use_threads(args.threads)
+        args.work.mkdir(parents=True, exist_ok=True)
+        for name in STEPS if args.step == "all" else (args.step,):
+            _timed(name, args.data, args.work)
+    except LesionDiffusionError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _timed(step: str, data: Path, work: Path) -> None:
+    started = time.time()
+    STEPS[step](data, work)
+    minutes = round((_trained_seconds(work, step) or time.time() - started) / 60, 1)
+    print(f"{step} took {minutes} min on {platform.machine()}", flush=True)
+    (work / MINUTES).write_text(json.dumps(_minutes(work) | {step: minutes}))
+
+
+def _trained_seconds(work: Path, step: str) -> float | None:
+    """Of a network's training with all its sessions; None for other steps."""
+    path = work / f"{step}.checkpoint"
+    return torch.load(path, map_location="cpu", weights_only=True)["seconds"] if path.exists() else None
 
 
 def _minutes(work: Path) -> dict[str, float]:
@@ -295,4 +322,4 @@ def _made(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from LesionDiffusionLib.bundles import Manifest
+from LesionDiffusionLib.errors import TrainingError
 from LesionDiffusionLib.training.bundling import largest_lesion, size_table
 from LesionDiffusionLib.training.starter_recipe import RECIPE, SOURCES
 
@@ -64,11 +66,12 @@ table tells what the step would do.
 ## What it does badly
 
 Measured below. One fluid-like lesion in seven (real scan) and one in twenty (phantom) misses 0 to 25 HU. Exchanged in
-lesions of many sizes, the word "heterogeneous" fails in two of 18 on the phantom, and "ill-defined" in four of 14 on
-the real scan, where it does not fail in lesions drawn by the rule (`measure_rule`): textures and blurred edges come
-out fainter than the rule's. Soft tissue beside air misses its density: 76 HU in the example of the colon, -69 in that
-of the lung, -33 in the chest's nodule. Shapes called irregular are only mildly so. One lesion in five (real scan: one
-in ten) misses its size by over a quarter, in walls of hollow organs.
+lesions of many sizes, the word "heterogeneous" fails in two of 18 on the phantom and one of 17 on the real scan, and
+"ill-defined" in three of 18 and four of 14, where lesions drawn by the rule (`measure_rule`) fail in one and none:
+textures and blurred edges come out fainter than the rule's. Soft tissue beside air misses the rule's 28 to 48 HU
+(unenhanced): 76 HU in the example of the colon, -69 in that of the lung, -33 in the chest's nodule. Shapes called
+irregular are only mildly so. One lesion in five (real scan: one in ten) misses its size by over a quarter, in walls of
+hollow organs.
 """
 
 
@@ -76,6 +79,17 @@ def measured(work: Path) -> str:
     """The card's last section: what the scripts in Testing wrote to ``work/measured`` (--out SCRIPT[.WHAT].json)."""
     files = sorted((work / "measured").glob("*.json"))
     return "\n".join(["\n## Measured\n", *map(_told, files)]) if files else ""
+
+
+def require_own_figures(work: Path, files: Mapping[str, str]) -> None:
+    """TrainingError if a figure in ``work/measured`` is of other weights than ``files`` (name -> hash)."""
+    for path in sorted((work / "measured").glob("*.json")):
+        for name, sha in json.loads(path.read_text())["settings"]["weights"].items():
+            if files[name] != sha:
+                raise TrainingError(
+                    f"the card was to tell {path.name}, which was measured with another {name}; measure this bundle "
+                    "with Testing/measure_starter.sh, or delete the figures"
+                )
 
 
 def _told(path: Path) -> str:

@@ -39,8 +39,9 @@ ORGANS = {"liver", "right kidney", "left kidney", "pancreas"}  # of many densiti
 def _saying_changes(training: LINetTraining) -> LINetTraining:
     """Diffusing what the lesion changes: rendered cases have the patient without it, prepared ones do not.
 
-    Changes keep their own proportions (no whitening: the density is what matters most), lie in the middle of the
-    diffusion's noise (so fewer noisy timesteps than where they are a tenth of it), and need no guidance to be seen.
+    A faint lesion counts beside a stone (`relative_l2`). Changes keep their own proportions (no whitening: the density
+    is what matters most), lie in the middle of the diffusion's noise (so fewer noisy timesteps than where they are a
+    tenth of it), and need no guidance to be seen.
     """
     return dataclasses.replace(
         training,
@@ -48,6 +49,7 @@ def _saying_changes(training: LINetTraining) -> LINetTraining:
         loop=dataclasses.replace(training.loop, steps=13_500),
         sampling=dataclasses.replace(training.sampling, guidance=1.0),
         change=LatentChange(1 / 16),
+        loss="relative_l2",
         whitening=0.0,
         noise_bias=2.0,
     )

@@ -33,7 +33,7 @@ from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, Training, VQGANTraining
 from LesionDiffusionLib.training.inputs import Inputs, frozen_weights
 from LesionDiffusionLib.training.loop import ADJUSTABLE, Objective, history_told, optimize
-from LesionDiffusionLib.training.monitor import Monitor
+from LesionDiffusionLib.training.monitor import Monitor, require_tensorboard
 from LesionDiffusionLib.training.prepared import MANIFEST, PreparedCases
 from LesionDiffusionLib.training.previews import Pictures, linet_row, lmnet_row, previewing, vqgan_row
 from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, PreparedWindows
@@ -55,18 +55,36 @@ class Job(NamedTuple):
     facts: Mapping[str, Any]
 
 
+def require_start(training: Training, inputs: Inputs, folder: Path, resume: bool, tensorboard: bool = True) -> None:
+    """Tell before anything is written what would stop `train` at its start; ``inputs`` are those of `require_inputs`.
+
+    Raises:
+        OutputError: the folder is taken and not to be continued.
+        DatasetError: no usable case.
+        SettingsError: TensorBoard is wanted and not installed.
+        TrainingError: the folder's checkpoint cannot be read, or has other settings.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
+        raise OutputError(f"{folder} exists; continue its training with --resume or choose another --out")
+    usable_cases(training, inputs.data)
+    if tensorboard:
+        require_tensorboard()
+    _checkpoint(training, inputs, folder).load()
+
+
 def train(
     network: str, training: Training, inputs: Inputs, folder: Path, tensorboard: bool = True, told: str = ""
 ) -> None:
     """Train a network, or go on with a training that was interrupted; writes into ``folder``.
 
-    ``inputs`` are those of `require_inputs`; ``told`` is the command, for whoever finds the weights.
+    `require_inputs` and `require_start` have told what does not fit; ``told`` is the command, for whoever
+    finds the weights.
 
     Raises:
         TrainingError, OutputError, DatasetError, SettingsError: see `optimize` and the rooms that read.
     """
     cases = usable_cases(training, inputs.data)
-    checkpoint = Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
+    checkpoint = _checkpoint(training, inputs, folder)
     first = (checkpoint.load() or {"done": 0})["done"]
     if ranks.rank():
         job = make_job(training, inputs, cases, lambda step, rows: None)
@@ -103,10 +121,8 @@ def make_job(training: Training, inputs: Inputs, cases: PreparedCases, show: Pic
     return _linet_job(training, inputs, cases, show)
 
 
-def open_folder(folder: Path, resume: bool) -> None:
-    """Make the folder of a training. Raises OutputError when it is taken and not to be continued."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
-        raise OutputError(f"{folder} exists; continue its training with --resume or choose another --out")
+def make_folder(folder: Path) -> None:
+    """Make the folder of a training. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -170,6 +186,10 @@ def normalizing(codec: LatentCodec, source: PreparedImages, whitening: float) ->
     return dataclasses.replace(codec, shift=shift, scale=scale)
 
 
+def _checkpoint(training: Training, inputs: Inputs, folder: Path) -> Checkpoint:
+    return Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
+
+
 def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
     """Everything that decides the weights: a checkpoint is only continued under the same."""
     settings = json.loads(json.dumps(dataclasses.asdict(training)))
@@ -178,7 +198,8 @@ def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
             del part[name]
     if training.loop.decay == "constant" and settings.get("codebook_start") != "kmeans":
         del settings["loop"]["steps"]  # then nothing depends on the end, and a training may be made longer
-    settings["samples_per_step"] = settings["loop"].pop("batch") * ranks.world_size()
+    # As announced, not as joined: a checkpoint is also looked at before the processes join.
+    settings["samples_per_step"] = settings["loop"].pop("batch") * ranks.announced_size()
     settings["data"] = hashlib.sha256((inputs.data / MANIFEST).read_bytes()).hexdigest()
     return settings | {name: fingerprint(tensors) for name, tensors in frozen_weights(training, inputs).items()}
 

@@ -136,6 +136,16 @@ def test_too_small_to_judge_is_not_a_verdict():
     assert verdict("density variations", finding(tiny)) is None
 
 
+@pytest.mark.parametrize("shape", ["irregular", "round-like", "punctate"])
+def test_a_shape_that_no_report_would_be_measured_from_is_not_judged(shape):
+    few, flat = ellipsoid((4, 4, 4)), np.zeros(SHAPE, bool)
+    flat[20:40, 20:40, 30:32] = True
+    assert 50 < few.sum() < 400 < flat.sum()
+    for mask in (few, flat):
+        (told,) = [m for m in measure(LesionReport(shape=shape), finding(mask)) if m.attribute == "shape"]
+        assert (told.measured, told.fits) == ("too small to measure", None)
+
+
 def test_what_is_not_stated_is_not_measured():
     assert measure(LesionReport(), finding(BALL)) == ()
 

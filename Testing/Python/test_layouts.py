@@ -56,6 +56,7 @@ def test_the_released_lists(tmp_path):
     (scan,) = released(tmp_path)
     assert scan.report == tmp_path / "Liver/cancer/7/type.json"
     assert (scan.lesions, scan.patient, scan.organs) == ({2: None}, "Liver/cancer/7", None)
+    assert scan.numbering is None, "it is that of the lists' own organ maps"
     (tmp_path / "seg_list.txt").write_text("a\nb\n")
     with pytest.raises(DatasetError, match="not aligned: 1 labels and 2 of seg"):
         released(tmp_path)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+import measure_text as script
 import numpy as np
-import pytest
 
 
-@pytest.fixture(scope="module")
-def script(repository):
-    spec = importlib.util.spec_from_file_location("measure_text", repository / "Testing" / "measure_text.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_an_effect_is_seen_and_lost_under_shuffling(script, generator):
+def test_an_effect_is_seen_and_lost_under_shuffling(generator):
     density_hu = np.array([60.0, 100.0, 140.0]) + generator.normal(0, 8, (20, 3))
     sphericity = np.array([0.9, 0.7]) + generator.normal(0, 0.05, (20, 2))
     figures = script.judge(density_hu, sphericity, np.random.default_rng(0))
@@ -24,7 +14,7 @@ def test_an_effect_is_seen_and_lost_under_shuffling(script, generator):
     assert figures["shuffled text loses the effect"]
 
 
-def test_no_effect_is_not_called_one(script, generator):
+def test_no_effect_is_not_called_one(generator):
     figures = script.judge(generator.normal(80, 20, (20, 3)), generator.normal(0.8, 0.1, (20, 2)), generator)
     assert not figures["text acts"]
     only_density = np.array([60.0, 100.0, 140.0]) + generator.normal(0, 8, (20, 3))

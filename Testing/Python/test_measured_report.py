@@ -7,8 +7,10 @@ import pytest
 from conftest import make_geometry
 
 from LesionDiffusionLib.fit import Finding
+from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import lesion_type
-from LesionDiffusionLib.measured_report import enhancement_of, measured_report
+from LesionDiffusionLib.measured_report import measured_enhancement, measured_report
+from LesionDiffusionLib.volume import Volume
 
 ORGAN_HU = 60.0
 
@@ -100,9 +102,28 @@ def test_lungs_have_words_of_their_own(lesion_hu, density):
     assert measured_report(finding(lesion_hu=lesion_hu), "right upper lung lobe").density == density
 
 
-def test_contrast_is_told_by_the_aorta():
-    told = [enhancement_of(hu) for hu in (None, 40.0, 90.0, 180.0)]
-    assert told == [None, "non-contrast CT", None, "enhanced CT"]
+@pytest.mark.parametrize(
+    ("aorta_hu", "vein_hu", "told"),
+    [
+        (41.0, 41.0, "non-contrast CT"),
+        (75.0, 75.0, "non-contrast CT"),
+        (80.0, 150.0, None),
+        (100.0, 150.0, None),
+        (110.0, 94.0, "enhanced CT"),
+        (180.0, 60.0, "enhanced CT"),
+        (None, 140.0, "enhanced CT"),
+        (None, None, None),
+    ],
+)
+def test_contrast_is_told_by_the_first_vessel_and_only_where_it_is_clear(aorta_hu, vein_hu, told):
+    labels, hu = np.zeros((8, 8, 8), np.uint8), np.full((8, 8, 8), 50.0)
+    for number, vessel_hu in ((1, aorta_hu), (2, vein_hu)):
+        if vessel_hu is not None:
+            labels[number], hu[number] = number, vessel_hu
+    geometry = make_geometry((8, 8, 8))
+    organs = OrganMap(Volume(labels, geometry), {1: "aorta", 2: "inferior_vena_cava"})
+    assert measured_enhancement(Volume(hu, geometry), organs) == told
+    assert measured_enhancement(Volume(hu, geometry), organs, ("aorta",)) == (told if aorta_hu else None)
 
 
 def test_the_ruler_of_roundness_can_be_stricter():

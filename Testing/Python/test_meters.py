@@ -30,6 +30,15 @@ def test_volume_surface_and_sphericity_of_a_sphere(spacing_mm):
     assert meters.convexity(mask, spacing_mm) > 0.9
 
 
+@pytest.mark.parametrize(("voxels", "sphericity"), [(3000, 1.00), (400, 1.03), (200, 1.06), (100, 1.10), (50, 1.17)])
+def test_a_sphere_of_few_voxels_is_rounder_than_round(voxels, sphericity, generator):
+    radius, found = (voxels * 3 / (4 * math.pi)) ** (1 / 3), []
+    for offset in generator.uniform(-0.5, 0.5, (8, 3)):
+        grids = np.indices((24, 24, 24)) - 12 - offset[:, None, None, None]
+        found.append(meters.sphericity((grids**2).sum(axis=0) <= radius**2, (1, 1, 1)))
+    assert np.mean(found) == pytest.approx(sphericity, abs=0.015)
+
+
 @pytest.mark.parametrize("spacing_mm", SPACINGS)
 def test_surface_of_a_long_ellipsoid(spacing_mm):
     a, b, c, p = 24.0, 12.0, 12.0, 1.6075  # Thomsen's approximation, within 1.1 %
@@ -167,6 +176,13 @@ def test_margin_width_orders_sharp_before_blurred_whatever_the_sign():
 def test_margin_width_needs_a_step():
     ct_hu, mask = blurred_ball(1.0, step_hu=2.0)
     assert meters.margin_width_mm(ct_hu, mask, (1, 1, 1)) is None
+
+
+def test_margin_width_is_not_told_of_a_slope():
+    """An organ that grows darker from the lesion's middle outwards: the widest of all edges fits, and is none."""
+    mask = blurred_ball(1.0)[1]
+    signed_mm = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
+    assert meters.margin_width_mm(100 - 5 * signed_mm, mask, (1, 1, 1)) is None
 
 
 def test_texture_ignores_noise_and_sees_slow_variation(generator):

@@ -151,6 +151,17 @@ def test_enhancement_is_measured_and_a_contradiction_is_told():
     assert any("the vessels look like enhanced CT" in w for w in told.warnings)
 
 
+def test_an_unclear_enhancement_contradicts_nothing():
+    ct, organs = make_patient()
+    labels, hu = organs.volume.array.copy(), ct.array.copy()
+    labels[:6, :6], hu[:6, :6] = 7, 95
+    patient = (Volume(hu, ct.geometry), OrganMap(Volume(labels, ct.geometry), organs.table))
+    for stated in ("enhanced CT", "non-contrast CT"):
+        made = plan(Wish(dataclasses.replace(CYST, enhancement=stated)), patient=patient)
+        assert made.report.enhancement == stated
+        assert not any("vessels" in w for w in made.warnings)
+
+
 def test_one_place_at_most():
     with pytest.raises(PlacementError, match="at most one of box, center and mask"):
         plan(Wish(CYST, box=BOX, center_ras_mm=(0.0, 0.0, 0.0)))

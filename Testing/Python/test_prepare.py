@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 
@@ -368,3 +369,51 @@ def test_real_kits23_masks(shared, tmp_path):
     manifest = prepare("kits23", scans, Preparation(tmp_path / "out"))
     assert {case["organ"] for case in manifest["cases"]} <= {"left kidney", "right kidney"}
     assert all(8 < max(case["size_mm"]) < 150 for case in manifest["cases"])
+
+
+def test_the_users_numbering_is_that_of_the_users_maps(tmp_path, capsys):
+    """Number 7 is the pancreas in version 2, and the aorta in version 1, where no lesion is looked for."""
+    hu, organs, mask, geometry = with_lesion((24, 22, 27), (6, 5, 4), 20)
+    labels = np.where(organs.volume.array == 5, np.uint8(7), np.uint8(0))
+    (tmp_path / "maps").mkdir()
+    write_labels(hu.astype(np.int16), geometry, tmp_path / "img.nii.gz")
+    write_labels(2 * mask.astype(np.uint8), geometry, tmp_path / "x.nii.gz")
+    write_labels(labels, geometry, tmp_path / "maps" / "x.nii.gz")
+    (tmp_path / "img_list.txt").write_text("img.nii.gz\n")
+    (tmp_path / "label_list.txt").write_text("x.nii.gz\n")
+    (tmp_path / "t.csv").write_text("label,image,lesion_value,numbering\nx.nii.gz,img.nii.gz,2,totalseg_v1\n")
+    (tmp_path / "own.csv").write_text(
+        "label,image,lesion_value,organs,numbering\nx.nii.gz,img.nii.gz,2,maps/x.nii.gz,totalseg_v2\n"
+    )
+
+    def organ(layout: str, data: str, numbering: str, *more: str) -> str:
+        out = tmp_path / f"out_{layout}_{data}"
+        arguments = ["prepare", "--layout", layout, "--data", str(tmp_path / data), "--out", str(out)]
+        assert main([*arguments, "--labels", numbering, *more]) == 0
+        (entry,) = read_manifest(out)["cases"]
+        return entry["organ"]
+
+    maps = ("--organs", str(tmp_path / "maps"))
+    assert organ("released", "", "totalseg_v2", *maps) == "pancreas"
+    assert organ("csv", "t.csv", "totalseg_v2", *maps) == "pancreas"
+    assert organ("csv", "own.csv", "totalseg_v1") == "pancreas", "the table knows its own map"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--limit", "-1"), "expected --limit 1 or more, got -1; leave it out for all scans"),
+        (("--limit", "0"), "expected --limit 1 or more, got 0"),
+        (("--lesions-per-scan", "-1"), "1 lesion per scan or more, got 80 mm and -1; change --margin-mm or"),
+        (("--margin-mm", "-5"), "expected a margin of 0 mm or more .* got -5 mm and 3"),
+        (("--margin-mm", "inf"), "expected a margin of 0 mm or more .* got inf mm and 3"),
+        (("--labels", "totalseg_v3"), 'unknown numbering "totalseg_v3"; give totalseg_v1, totalseg_v2'),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_read(tmp_path, capsys, arguments, message):
+    given = ["--layout", "csv", "--data", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")]
+    assert main(["prepare", *given, *arguments]) == 2
+    told = capsys.readouterr().err
+    assert re.match(f"error: .*{message}", told)
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()

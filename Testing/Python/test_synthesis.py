@@ -13,8 +13,9 @@ from scipy.spatial import cKDTree
 from LesionDiffusionLib.errors import Cancelled, DeviceError, GeometryError, PlacementError, ReportError, VolumeError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.labels import OrganMap
+from LesionDiffusionLib.measured_report import measured_enhancement
 from LesionDiffusionLib.meters import median_hu
-from LesionDiffusionLib.planning import Wish, measured_enhancement
+from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Progress, Settings
 from LesionDiffusionLib.synthesis import synthesize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,16 +14,23 @@ import torch
 from patients import make_patient, tiny_bundle
 from released_checkpoints import TINY, save_biomedclip
 from safetensors.torch import save_file
-from training_cases import LOOP, SETTINGS, prepared_dataset
+from training_cases import LOOP, SETTINGS, prepared_dataset, tiny_training
 
+from LesionDiffusionLib.bundle_folders import summarize
 from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.intensity import to_hu, to_network
 from LesionDiffusionLib.io import write_labels
+from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.networks.lpips import LPIPS
 from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.training.build import make_denoiser
 from LesionDiffusionLib.training.bundling import parts_of
 from LesionDiffusionLib.training.checkpoint import Checkpoint
+from LesionDiffusionLib.training.prepared import PreparedCases
+from LesionDiffusionLib.training.sources import PreparedMasks
+from LesionDiffusionLib.training.train_denoisers import trainable
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +92,16 @@ def interrupted_after(step, monkeypatch):
 
 def test_a_trained_bundle_is_used_by_synthesize(trained, data, tmp_path, monkeypatch):
     """The interrupted LINet ends with the same bytes as an uninterrupted one; its bundle puts a lesion into a CT."""
-    arguments = ("--autoencoder", trained / "vqgan", "--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine")
-    whole = command("linet", data, tmp_path / "whole", *arguments)
+    autoencoder = ("--autoencoder", trained / "vqgan")
+    export = ("--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine", "--export-bundle", "own")
+    whole = command("linet", data, tmp_path / "whole", *autoencoder)
     assert main(whole) == 0
-    stopped = command("linet", data, tmp_path / "linet", *arguments)
+    stopped = command("linet", data, tmp_path / "linet", *autoencoder)
     with monkeypatch.context() as patch:
         interrupted_after(4, patch)
         assert main(stopped) == 130
     assert not (tmp_path / "linet" / "weights.safetensors").exists()
-    assert main([*stopped, "--resume", "--export-bundle", "own"]) == 0
+    assert main([*stopped, "--resume", *map(str, export)]) == 0
     assert (tmp_path / "linet" / "weights.safetensors").read_bytes() == (
         tmp_path / "whole" / "weights.safetensors"
     ).read_bytes()
@@ -114,6 +123,34 @@ def test_a_trained_bundle_is_used_by_synthesize(trained, data, tmp_path, monkeyp
     assert json.loads((tmp_path / "case" / "provenance.json").read_text())["voxels_changed"] > 0
 
 
+def test_the_exported_lmnet_draws_what_the_trained_one_draws(trained, data, tmp_path):
+    """Under the same noise: weights, text encoder, spelling, schedule, prediction, window and sampling all arrive."""
+    folder = tmp_path / "lmnet"
+    shutil.copytree(trained / "lmnet", folder)
+    export = ("--with", tiny_bundle(tmp_path / "tiny").folder, "--bundle-folder", tmp_path, "--export-bundle", "own")
+    assert main(command("lmnet", data, folder, "--resume", *export)) == 0
+    training, cases = tiny_training("lmnet"), PreparedCases(data)
+    denoiser, text = make_denoiser(training)
+    learned = torch.load(folder / "checkpoint.pt", weights_only=True)["ema"]
+    trainable(denoiser, text).load_state_dict(learned)
+    masks = PreparedMasks(cases, training.window, training.text.spelling)
+    maps = masks([0], [False]).maps
+
+    def drawn(lmnet, context, options):
+        *_, last = lmnet.sample(maps, context, options, SampleNoise.from_seeds([3]))
+        return last.x
+
+    models = load_models(open_bundle(tmp_path / "own"), torch.device("cpu"))
+    ours = drawn(models.lmnet, models.mask_context(cases[0].report), models.bundle.manifest.lmnet.sampling)
+    assert models.lmnet.window == training.window
+    assert models.bundle.manifest.lmnet.threshold == training.threshold
+    with torch.no_grad():
+        lmnet = LMNet(denoiser, training.window, text.encode([""])[None])
+        theirs, deaf = (drawn(lmnet, text.encode(s)[None], training.sampling) for s in (masks.strings(0), [""]))
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert (theirs - deaf).abs().max() > 1e-2, "a text that did not arrive would show"
+
+
 def test_a_linear_start_and_modulated_features_reach_the_bundle(trained, data, tmp_path):
     """The settings of the preset that docs/training.md names, from training to a loaded bundle."""
     parts = ("--autoencoder", trained / "vqgan", "--with", trained / "lmnet", "--bundle-folder", tmp_path / "mine")
@@ -128,18 +165,21 @@ def test_a_linear_start_and_modulated_features_reach_the_bundle(trained, data, t
 
 
 def test_resume_goes_on_and_a_taken_folder_is_refused(trained, data, tmp_path, capsys):
-    import shutil
-
     folder = tmp_path / "lmnet"
     shutil.copytree(trained / "lmnet", folder)
     whole = (folder / "weights.safetensors").read_bytes()
-    assert main(command("lmnet", data, folder)) == 2
-    assert "continue its training with --resume or choose another --out" in capsys.readouterr().err
+    for how in ([], ["--dry-run"]):
+        assert main(command("lmnet", data, folder, *how)) == 2
+        assert "continue its training with --resume or choose another --out" in capsys.readouterr().err
     (folder / "weights.safetensors").unlink()
     assert main(command("lmnet", data, folder, "--resume")) == 0
     assert (folder / "weights.safetensors").read_bytes() == whole
-    assert main(command("lmnet", data, folder, "--resume", "--set", "gamma=0.5")) == 2
-    assert "other settings: gamma was 0.05, is 0.5" in capsys.readouterr().err
+    for how in ([], ["--dry-run"]):
+        assert main(command("lmnet", data, folder, "--resume", "--set", "gamma=0.5", *how)) == 2
+        assert "other settings: gamma was 0.05, is 0.5" in capsys.readouterr().err
+    (folder / "checkpoint.pt").write_bytes(b"")
+    assert main(command("lmnet", data, folder, "--resume")) == 2
+    assert "checkpoint.pt: EOFError; delete it to start again" in capsys.readouterr().err
 
 
 def test_a_training_goes_on_with_a_lower_rate_which_its_weights_tell(data, tmp_path, monkeypatch):
@@ -166,10 +206,11 @@ def test_a_bundle_that_cannot_follow_is_told_before_the_training(trained, data, 
         "vqgan and linet is missing": ("lmnet", *export),
         "not a bundle folder|expected a bundle": ("lmnet", *export, "--with", tmp_path / "nowhere"),
         "trained on the latents of another autoencoder": (
-            "vqgan",
-            *export,
-            "--with",
-            tiny_bundle(tmp_path / "tiny").folder,
+            *("linet", *export, "--autoencoder", trained / "vqgan"),
+            *("--with", tiny_bundle(tmp_path / "tiny").folder),
+        ),
+        "needs a LINet that learned on this autoencoder.*'train linet --autoencoder": (
+            *("vqgan", *export, "--with", tmp_path / "tiny"),
         ),
         "hear texts in different ways": (
             *("linet", *export, "--autoencoder", trained / "vqgan", "--with", trained / "lmnet"),
@@ -180,6 +221,20 @@ def test_a_bundle_that_cannot_follow_is_told_before_the_training(trained, data, 
         assert main(command(network, data, tmp_path / "run", *more)) == 2
         assert re.search(message, capsys.readouterr().err), message
         assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_autoencoder_is_exported_with_the_linet_that_knows_it(trained, data, tmp_path, capsys):
+    bundle, folder = tiny_bundle(tmp_path / "tiny"), tmp_path / "vqgan"
+    shutil.copytree(trained / "vqgan", folder)
+    export = ("--resume", "--with", bundle.folder, "--bundle-folder", tmp_path, "--export-bundle", "own")
+    for steps, message in ((6, "trained on the latents of another autoencoder"), (8, "which come after it")):
+        assert main(command("vqgan", data, folder, *export, "--set", f"loop.steps={steps}")) == 2
+        assert message in capsys.readouterr().err
+    linet = command("linet", data, tmp_path / "linet", "--autoencoder", folder)
+    assert main(linet) == 0
+    others = ("--with", trained / "lmnet", "--with", tmp_path / "linet")
+    assert main(command("vqgan", data, folder, *export[:1], *others, *export[3:])) == 0
+    assert (tmp_path / "own" / "bundle.json").is_file()
 
 
 def test_the_text_encoder_gives_what_the_network_expects(data, tmp_path, capsys):
@@ -220,8 +275,6 @@ def test_resume_with_another_perceptual_distance_is_refused(data, tmp_path, caps
 
 
 def test_how_a_trained_network_samples_may_be_changed_afterwards(trained, data, tmp_path):
-    import shutil
-
     folder = tmp_path / "lmnet"
     shutil.copytree(trained / "lmnet", folder)
     before = parts_of(folder)["lmnet"]
@@ -293,7 +346,20 @@ def test_a_script_file_is_the_same_program(repository, data, tmp_path):
         ("lmnet", ["--config", "absent.toml"], "cannot read the configuration absent.toml"),
         ("lmnet", ["--data", "absent"], "give a folder that 'lesiondiffusion prepare' has made"),
         ("lmnet", ["--export-bundle", "a/b"], "expected a plain name for the bundle"),
-        ("lmnet", ["--lpips", "absent.pt"], "holds no weights of the LPIPS metric"),
+        ("vqgan", ["--set", "losses.lpips=1", "--lpips", "absent.pt"], "holds no weights of the LPIPS metric"),
+        ("lmnet", ["--set", "text.drop_all=0"], "set sampling.guidance=1, or text.drop_all=0.1"),
+        ("linet", ["--set", "text.drop_all=0"], "set sampling.guidance=1, or text.drop_all=0.1"),
+        ("lmnet", ["--threads", "0"], "expected at least 1 thread, got 0"),
+        ("lmnet", ["--threads", "-1"], "expected at least 1 thread, got -1"),
+        ("lmnet", ["--text-encoder", "x"], "--text-encoder would do nothing here: it needs a network with"),
+        ("vqgan", ["--text-encoder", "x"], "--text-encoder would do nothing here"),
+        ("lmnet", ["--allow-download"], "--allow-download would do nothing here: it needs --text-encoder"),
+        ("vqgan", ["--lpips", "x"], "--lpips would do nothing here: it needs a vqgan with losses.lpips above 0"),
+        ("lmnet", ["--lpips", "x"], "--lpips would do nothing here"),
+        ("lmnet", ["--autoencoder", "x"], "--autoencoder would do nothing here: it needs train linet or --"),
+        ("lmnet", ["--with", "x"], "--with would do nothing here: it needs --export-bundle"),
+        ("lmnet", ["--bundle-folder", "x"], "--bundle-folder would do nothing here: it needs --export-bundle"),
+        ("lmnet", ["--license", "MIT"], "--license would do nothing here: it needs --export-bundle"),
     ],
 )
 def test_mistakes_are_one_clear_line(network, more, message, data, tmp_path, capsys):
@@ -302,7 +368,7 @@ def test_mistakes_are_one_clear_line(network, more, message, data, tmp_path, cap
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ")
         assert re.search(re.escape(message) if "0..1" not in message else message, error)
-        assert not any((tmp_path / "out").glob("*"))
+        assert not (tmp_path / "out").exists()
 
 
 def test_lesions_larger_than_the_window_are_left_out_and_told(data, tmp_path, capsys):
@@ -335,6 +401,8 @@ def test_bundles_of_parts_that_do_not_belong_together_are_refused(trained, tmp_p
     with pytest.raises(TrainingError, match="trained on the latents of another autoencoder"):
         export_bundle(tmp_path / "new", other | parts_of(str(trained / "vqgan")), "MIT")
     assert export_bundle(tmp_path / "new", other | lmnet, "MIT").manifest.license == "MIT", "LMNet may be exchanged"
+    assert summarize(tmp_path / "new").largest_lesion_mm == (60, 60, 60)
+    assert "Lesions up to 60x60x60 mm." in (tmp_path / "new" / "README.md").read_text(), "LINet alone takes 96"
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "checkpoint.pt").touch()
     with pytest.raises(TrainingError, match="is not finished; continue it with --resume first"):
@@ -348,7 +416,9 @@ def test_bundles_of_parts_that_do_not_belong_together_are_refused(trained, tmp_p
 
 def test_tensorboard_is_asked_for_only_when_wanted(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert main(command("lmnet", data, tmp_path / "out")) == 2
-    assert "TensorBoard is not installed" in capsys.readouterr().err
-    assert main(command("lmnet", data, tmp_path / "out", "--resume", "--no-tensorboard")) == 0
+    for how in ([], ["--dry-run"]):
+        assert main(command("lmnet", data, tmp_path / "out", *how)) == 2
+        assert "TensorBoard is not installed" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert main(command("lmnet", data, tmp_path / "out", "--no-tensorboard")) == 0
     assert not (tmp_path / "out" / "tensorboard").exists()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 import torch
 from patients import LINET_WINDOW, LMNET_WINDOW, make_patient, tiny_manifest
 
+from LesionDiffusionLib.errors import SettingsError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.training import starter
 from LesionDiffusionLib.training.build import make_denoiser, make_vqgan, model_state, normalized_units
 from LesionDiffusionLib.training.case_store import FOR_LINET, CaseStore, save_shard
+from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.config import TextOptions, VQGANLosses
+from LesionDiffusionLib.training.inputs import Inputs, require_inputs
 from LesionDiffusionLib.training.loop import LoopOptions, optimize
 from LesionDiffusionLib.training.presets import PRESETS
 from LesionDiffusionLib.training.rendered_case import random_case, reworded_cases
@@ -265,6 +269,35 @@ def test_the_relative_loss_lets_a_faint_lesion_count_beside_a_strong_one():
     assert (faint, strong) == pytest.approx((25.0, 2500.0))
     faint, strong = losses["relative_l2"]
     assert (faint, strong) == pytest.approx((25.0 / 10.5, 2500.0 / 100.5))
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        (starter.RECIPE.linet, "diffuses the change needs every patient without the lesion"),
+        (
+            dataclasses.replace(PRESETS["starter"]["linet"], loss="relative_l2"),
+            "relative_l2 weighs by what the lesion changed",
+        ),
+    ],
+)
+def test_what_needs_the_patient_without_the_lesion_is_refused_for_prepared_cases(training, told, tmp_path):
+    """There the latents shown are those learned: the change is nothing, and no case would weigh more than another."""
+    with pytest.raises(SettingsError, match=told):
+        require_inputs(training, Inputs(tmp_path, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("step", ["lmnet", "linet"])
+def test_the_starter_does_not_go_on_under_another_recipe(step, tmp_path, monkeypatch, capsys):
+    former = dataclasses.replace(getattr(starter.RECIPE, step), noise_bias=7.0)
+    Checkpoint(tmp_path / f"{step}.checkpoint", dataclasses.asdict(former)).save({"done": 1})
+    monkeypatch.setattr(starter, "optimize", lambda objective, options, checkpoint: checkpoint.load())
+    for name in ("CaseStore", "RenderedMasks", "RenderedImages", "lmnet_objective", "linet_objective"):
+        monkeypatch.setattr(starter, name, lambda *args: None)
+    monkeypatch.setattr(starter.np, "load", lambda path: np.zeros(1))
+    monkeypatch.setattr(sys, "argv", ["starter", step, "--data", str(tmp_path), "--work", str(tmp_path)])
+    assert starter.main() == 2
+    assert "belongs to a training with other settings: noise_bias was 7.0" in capsys.readouterr().err
 
 
 def test_a_window_without_a_lesion_does_not_break_the_loss():

@@ -78,6 +78,7 @@ def test_files_that_cannot_be_used_are_explained(tmp_path, monkeypatch):
         ("lmnet", "schedule=linear", "schedule is one of cosine, scaled_linear"),
         ("lmnet", "prediction=noise", "prediction is one of epsilon, v, x0"),
         ("lmnet", "noise_bias=0.5", "noise_bias must be at least 1"),
+        ("linet", "text.drop_all=0", "needs an empty text that was learned, got 2.5 with text.drop_all=0"),
         ("lmnet", "text.encoder=bert", "text.encoder is one of biomedclip, vocabulary"),
         ("lmnet", "text.spelling=mine", "text.spelling is one of report, released"),
         ("linet", "loss=released", "needs (5, 5) input and output channels, got (5, 4)"),

@@ -198,6 +198,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     with pytest.raises(TrainingError, match=r"cannot read the checkpoint .*c\.pt"):
         Checkpoint(tmp_path / "c.pt").load()
     assert "the last checkpoint is" in Checkpoint(tmp_path / "c.pt").last()
+    (tmp_path / "c.pt").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"cannot read the checkpoint .*c\.pt: EOFError; delete it"):
+        Checkpoint(tmp_path / "c.pt").load()
+    assert "the last checkpoint is" in Checkpoint(tmp_path / "c.pt").last()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from LesionDiffusionLib.errors import PlacementError
-from LesionDiffusionLib.windowing import WindowRule
+from LesionDiffusionLib.windowing import WindowRule, largest_in_all
 
 FIXED = WindowRule((64, 152, 128), 1.0, 1.0)
 SCALED = WindowRule((48, 48, 48), 0.5, 5.0, 24)
@@ -16,6 +16,10 @@ def test_a_fixed_window_has_one_spacing_and_a_limit_per_axis():
     assert FIXED.largest_lesion_mm == (128, 152, 64)  # X, Y, Z from (D, H, W)
     with pytest.raises(PlacementError, match=r"at most 128x152x64 mm .* got 10x10x70 mm"):
         FIXED.spacing_for((10, 10, 70))
+
+
+def test_the_smaller_window_limits_every_axis():
+    assert largest_in_all((FIXED, SCALED)) == (120, 120, 64)
 
 
 def test_a_scaled_window_follows_the_longest_extent_within_bounds():

@@ -1,0 +1,79 @@
+"""The measuring scripts can say no, count what they could not measure, and keep figures with their weights."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import measure_bundle
+import numpy as np
+import pytest
+import raw_masks
+import torch
+from measuring import keep
+
+from LesionDiffusionLib.errors import PlacementError, TrainingError
+from LesionDiffusionLib.training.starter_card import require_own_figures
+
+WEIGHTS = {"linet.safetensors": "abc", "README.md": "no weights"}
+
+
+@pytest.fixture
+def models():
+    manifest = SimpleNamespace(name="mine", files=WEIGHTS, lmnet=SimpleNamespace(threshold=0.5))
+    network = lambda x, t, c: x  # noqa: E731 - nothing is denoised here
+    lmnet = raw_masks.RecordedLMNet(network, None)
+    return SimpleNamespace(bundle=SimpleNamespace(manifest=manifest), lmnet=lmnet)
+
+
+def drawn_as(models, drawn, monkeypatch):
+    """Let the LMNet of ``models`` draw ``drawn`` for a box and an organ in the middle of a window."""
+    maps = torch.zeros(1, 3, 12, 12, 12)
+    maps[:, 1, :, :, :8] = 0.5
+    maps[:, 2, 3:9, 3:9, 3:9] = 1
+    steps = [SimpleNamespace(x=torch.as_tensor(drawn, dtype=torch.float32)[None, None])]
+    monkeypatch.setattr(raw_masks.LMNet, "sample", lambda *args: iter(steps))
+    list(models.lmnet.sample(maps, None, None, None))
+
+
+def test_what_lmnet_draws_is_judged_before_it_is_cut(models, monkeypatch):
+    drawn = np.zeros((12, 12, 12))
+    drawn[4:8, 4:8, 4:8] = 1
+    drawn_as(models, drawn, monkeypatch)
+    assert list(raw_masks.judge_drawn(models, inside_organ=True).values()) == [True, True, True]
+    drawn[4:8, 4:8, 8] = 1  # still in the box, no longer in the organ
+    drawn_as(models, drawn, monkeypatch)
+    assert list(raw_masks.judge_drawn(models, inside_organ=True).values()) == [True, False, True]
+    assert list(raw_masks.judge_drawn(models, inside_organ=False).values()) == [True, None, True]
+    drawn[0, :, :] = 1  # beyond the box, and a piece of its own
+    drawn_as(models, drawn, monkeypatch)
+    assert list(raw_masks.judge_drawn(models, inside_organ=False).values()) == [False, None, False]
+    drawn_as(models, 0 * drawn, monkeypatch)
+    assert list(raw_masks.judge_drawn(models, inside_organ=True).values()) == [False, False, False]
+
+
+def test_lesions_without_a_place_or_an_edge_are_counted(monkeypatch):
+    """Four lesions: in order, not in order, not measurable, without a place."""
+    values = iter([1.0, 2.0, 2.0, 2.0, 1.0, None])
+
+    def synthesized(ct, organs, wish, bundle, settings):
+        if settings.seed == 3:
+            raise PlacementError("no place")
+        return SimpleNamespace(mask=SimpleNamespace(array=None), ct=SimpleNamespace(array=None), report=wish.report)
+
+    monkeypatch.setattr(measure_bundle, "synthesize", synthesized)
+    ct = SimpleNamespace(geometry=SimpleNamespace(spacing_mm=None))
+    organs = SimpleNamespace(mask=lambda name: None)
+    how = ("density", ("hypodense lesion", "hyperdense lesion"), lambda *args: next(values))
+    told = measure_bundle.share_in_order(ct, organs, None, 4 * [measure_bundle.PLAIN], *how)
+    assert told == "50.0 % of 2 (2 without a place or an edge)"
+
+
+def test_figures_are_of_their_own_weights(models, tmp_path):
+    (tmp_path / "measured").mkdir()
+    keep({"share": 1.0}, {"seeds": 3}, models, tmp_path / "measured" / "measure_text.json")
+    kept = json.loads((tmp_path / "measured" / "measure_text.json").read_text())
+    assert kept["settings"] == {"bundle": "mine", "seeds": 3, "weights": {"linet.safetensors": "abc"}}
+    require_own_figures(tmp_path, WEIGHTS)
+    with pytest.raises(TrainingError, match=r"measure_text.json, which was measured with another linet.safetensors"):
+        require_own_figures(tmp_path, WEIGHTS | {"linet.safetensors": "def"})
