@@ -44,7 +44,7 @@ def main() -> int:
     windows_hu = random_windows([volume], args.windows, size, spacing_mm, np.random.default_rng(0))
     figures = measure(models, np.clip(windows_hu, -1000, 1000).astype(np.float32))
     settings = {"ct": "/".join(args.ct.parts[-2:]), "windows": args.windows, "spacing_mm": args.spacing_mm}
-    keep(figures, settings, models, args.out)
+    keep(figures, settings, models, args.out, ("autoencoder",))
     return 0
 
 

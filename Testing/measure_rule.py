@@ -39,7 +39,7 @@ def main() -> int:
     synthesis.inpaint = lambda run, mask, noise: drawn(run, mask, organs)
     lesions = comparable(organs, args.pairs)
     figures = {name: share_in_order(ct, organs, models, lesions, *how) for name, how in WORDS.items()}
-    keep(figures, {"pairs": args.pairs} | scan(args), models, args.out)
+    keep(figures, {"pairs": args.pairs} | scan(args), models, args.out, ("lmnet", "autoencoder"))
     return 0
 
 

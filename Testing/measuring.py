@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from LesionDiffusionLib.models import Models
 
+NETWORKS = ("linet", "lmnet", "autoencoder")
 
-def keep(figures: Mapping, settings: Mapping, models: Models, out: Path | None) -> None:
-    """Print ``figures`` with ``settings``, the bundle's name and its weights' hashes; write them to ``out``, too."""
+
+def keep(
+    figures: Mapping, settings: Mapping, models: Models, out: Path | None, networks: Sequence[str] = NETWORKS
+) -> None:
+    """Print ``figures`` with ``settings``, the bundle's name and the hashes of the ``networks`` they depend on; write
+    them to ``out``, too."""
     manifest = models.bundle.manifest
-    weights = {name: sha for name, sha in manifest.files.items() if name.endswith(".safetensors")}
+    weights = {file: manifest.files[file] for file in (getattr(manifest, name).file for name in networks)}
     told = {**figures, "settings": {"bundle": manifest.name, **settings, "weights": weights}}
     text = json.dumps(told, indent=2)
     print(text)

@@ -15,12 +15,13 @@ from measuring import keep
 from LesionDiffusionLib.errors import PlacementError, TrainingError
 from LesionDiffusionLib.training.starter_card import require_own_figures
 
-WEIGHTS = {"linet.safetensors": "abc", "README.md": "no weights"}
+WEIGHTS = {"linet.safetensors": "abc", "lmnet.safetensors": "123", "vqgan.safetensors": "456"}
 
 
 @pytest.fixture
 def models():
-    manifest = SimpleNamespace(name="mine", files=WEIGHTS, lmnet=SimpleNamespace(threshold=0.5))
+    linet, lmnet, autoencoder = (SimpleNamespace(file=name, threshold=0.5) for name in WEIGHTS)
+    manifest = SimpleNamespace(name="mine", files=WEIGHTS, linet=linet, lmnet=lmnet, autoencoder=autoencoder)
     network = lambda x, t, c: x  # noqa: E731 - nothing is denoised here
     lmnet = raw_masks.RecordedLMNet(network, None)
     return SimpleNamespace(bundle=SimpleNamespace(manifest=manifest), lmnet=lmnet)
@@ -73,7 +74,13 @@ def test_figures_are_of_their_own_weights(models, tmp_path):
     (tmp_path / "measured").mkdir()
     keep({"share": 1.0}, {"seeds": 3}, models, tmp_path / "measured" / "measure_text.json")
     kept = json.loads((tmp_path / "measured" / "measure_text.json").read_text())
-    assert kept["settings"] == {"bundle": "mine", "seeds": 3, "weights": {"linet.safetensors": "abc"}}
+    assert kept == {"share": 1.0, "settings": {"bundle": "mine", "seeds": 3, "weights": WEIGHTS}}
     require_own_figures(tmp_path, WEIGHTS)
-    with pytest.raises(TrainingError, match=r"measure_text.json, which was measured with another linet.safetensors"):
+    with pytest.raises(TrainingError, match=r"measure_text.json, which was measured with other weights"):
         require_own_figures(tmp_path, WEIGHTS | {"linet.safetensors": "def"})
+
+
+def test_figures_that_do_not_depend_on_a_network_stay_true_without_it(models, tmp_path):
+    (tmp_path / "measured").mkdir()
+    keep({"share": 1.0}, {}, models, tmp_path / "measured" / "measure_rule.json", ("lmnet", "autoencoder"))
+    require_own_figures(tmp_path, WEIGHTS | {"linet.safetensors": "def"})
