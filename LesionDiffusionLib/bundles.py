@@ -21,7 +21,7 @@ from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.latent_change import LatentChange
-from LesionDiffusionLib.linet import LatentMask, input_channels
+from LesionDiffusionLib.linet import LatentMask, input_channels, require_one_knee
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -80,6 +80,7 @@ class LINetSpec:
 
     def __post_init__(self) -> None:
         _check_denoiser(self, voxels_per_step=2)
+        require_one_knee(self.unet, self.change)
         expected = input_channels(self.change)
         if self.unet.in_channels != expected:
             told = "without" if self.change is None else "with"

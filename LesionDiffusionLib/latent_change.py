@@ -18,34 +18,37 @@ from torch import Tensor
 class LatentChange:
     """The difference of two latents in units of ``unit``, drawn together for large ones.
 
-    Linear for what is small against the unit; beyond it as the square root, because an iodinated kidney, a stone and
-    air lie dozens of units away, and nobody needs them as exactly as 20 HU in a liver.
+    Linear for what is small against ``knee`` units; beyond it as the square root, because stones and air lie dozens of
+    units away, and nobody needs them as exactly as 20 HU in a liver. What is drawn together is finer against the
+    diffusion's noise, and a texture in it is lost: the knee should lie beyond what organs differ by in their phases.
     """
 
     unit: float
+    knee: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.unit > 0:
-            raise ValueError(f"LatentChange.unit must be positive, got {self.unit}")
+        for name in ("unit", "knee"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"LatentChange.{name} must be positive, got {getattr(self, name)}")
 
     def between(self, known: Tensor, z: Tensor) -> Tensor:
         """What turns ``known`` (B, C, d, h, w) into ``z``: zero where they are equal."""
-        return drawn_together((z - known) / self.unit)
+        return drawn_together((z - known) / self.unit, self.knee)
 
     def onto(self, known: Tensor, change: Tensor) -> Tensor:
         """``known`` with the change: the inverse of `between`; bit-equal to ``known`` where the change is zero."""
-        return known + self.unit * drawn_apart(change)
+        return known + self.unit * drawn_apart(change, self.knee)
 
     def shown(self, known: Tensor) -> Tensor:
         """``known`` as the network sees it, in the same units."""
-        return drawn_together(known / self.unit)
+        return drawn_together(known / self.unit, self.knee)
 
 
-def drawn_together(x: Tensor) -> Tensor:
-    """sign(x) (sqrt(1 + 2 |x|) - 1), in the form whose slope at 0 autograd finds, too: it is 1."""
-    return 2 * x / (1 + torch.sqrt(1 + 2 * x.abs()))
+def drawn_together(x: Tensor, knee: float) -> Tensor:
+    """sign(x) k (sqrt(1 + 2 |x| / k) - 1) for a knee k, in the form whose slope at 0 autograd finds, too: it is 1."""
+    return 2 * x / (1 + torch.sqrt(1 + 2 / knee * x.abs()))
 
 
-def drawn_apart(y: Tensor) -> Tensor:
-    """y (1 + |y| / 2), the inverse of `drawn_together`."""
-    return y * (1 + y.abs() / 2)
+def drawn_apart(y: Tensor, knee: float) -> Tensor:
+    """y (1 + |y| / 2k), the inverse of `drawn_together`."""
+    return y * (1 + y.abs() / (2 * knee))

@@ -17,6 +17,7 @@ from LesionDiffusionLib.diffusion.known_region import KnownRegion
 from LesionDiffusionLib.diffusion.samplers import Noise, SamplerStep
 from LesionDiffusionLib.intensity import to_hu, to_network
 from LesionDiffusionLib.latent_change import LatentChange
+from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import VQGAN
 from LesionDiffusionLib.sampling import SamplingOptions, sample_conditionally
 from LesionDiffusionLib.windowing import WindowRule
@@ -115,6 +116,12 @@ class Inpainted(NamedTuple):
 def input_channels(change: LatentChange | None) -> int:
     """Of a LINet's U-Net: four latents and their mask, and what is known where the network says what changes."""
     return 5 if change is None else 9
+
+
+def require_one_knee(unet: UNetConfig, change: LatentChange | None) -> None:
+    """Raises ValueError where a last layer that says changes draws them together unlike those that are diffused."""
+    if unet.replaces_shown and change is not None and unet.change_knee != change.knee:
+        raise ValueError(f"expected the knee of change for change_knee, {change.knee:g}, got {unet.change_knee:g}")
 
 
 def inpainted(known: Tensor, mask_channel: Tensor, change: LatentChange | None) -> Inpainted:

@@ -8,22 +8,21 @@ that stays in its box (2 mm allowed), lies in the region its rule allows (95 % o
 (every extent within 25 % or one voxel) and is one piece. The program cuts every mask to box and region and keeps one
 piece, so what LMNet drew before that is judged as well. Of the images: the share of fluid-like lesions of 0 to 25 HU,
 and the step at the mask's edge against the steps at the borders of real organs. Cases that found no place are counted
-as left out. Then lesions of liver, kidneys and pancreas, each with a seed of its own, drawn several times and alike but
-for one word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and ill-defined. Lesions
-that found no place, or whose edge cannot be measured, are counted.
+as left out. Then lesions of liver, kidneys and pancreas, each with every seed drawn several times and alike but for one
+word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and ill-defined. Those that found
+no place, or whose edge cannot be measured, are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
-from measure_text import DENSITIES, LESION
-from measuring import keep
+from exchanged_words import comparable, shares_in_order
+from measuring import keep, scan
 from raw_masks import judge_drawn, recorded
 from scipy import ndimage
 
@@ -41,12 +40,10 @@ from LesionDiffusionLib.placement import Site, allowed_region
 from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport, region_rule
 from LesionDiffusionLib.synthesis import Settings, synthesize
-from LesionDiffusionLib.training.starter_recipe import ORGANS
 from LesionDiffusionLib.volume import Volume, align_to
 
 BOX_TOLERANCE_MM, FLUID_HU = 2.0, (0.0, 25.0)
 BORDERS = ("liver", "spleen", "right kidney", "left kidney", "urinary bladder")
-PLAIN = dataclasses.replace(LESION, specific_features=(), enhancement=None)
 
 
 def main() -> int:
@@ -58,7 +55,7 @@ def main() -> int:
     args = parser.parse_args()
     models = recorded(load_models(open_bundle(args.bundle), resolve_device(args.device)))
     figures = measure(*patient(args), models, args)
-    keep(figures, {key: getattr(args, key) for key in ("reports", "seeds", "pairs")} | scan(args), models, args.out)
+    keep(figures, {key: getattr(args, key) for key in ("reports", "seeds", "pairs")} | scan(args.ct), models, args.out)
     return 0
 
 
@@ -70,11 +67,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", default="starter")
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
-
-
-def scan(args: argparse.Namespace) -> dict[str, str]:
-    """The patient's name, for the settings."""
-    return {"ct": "/".join(args.ct.parts[-2:]) if args.ct else "phantom"}
 
 
 def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> dict:
@@ -91,8 +83,8 @@ def measure(ct: Volume, organs: OrganMap, models, args: argparse.Namespace) -> d
                 continue
             rows.append(judge(case, organs) | judge_drawn(models, case.report.lesion_location == "inside organ"))
             print(report.lesion_type, rows[-1], flush=True)
-    drawn = comparable(organs, args.pairs)
-    alike = {name: share_in_order(ct, organs, models, drawn, *how) for name, how in WORDS.items()}
+    lesions = comparable(reports(organs, 12 * args.pairs), args.pairs)
+    alike = shares_in_order(ct, organs, models, lesions, args.seeds)
     border_hu = np.median([edge_step_hu(ct, organs.mask(name)) for name in BORDERS if organs.voxel_count(name)])
     borders = {"median step at organ borders, HU": round(float(border_hu), 1)}
     return summary(rows) | {"left out": left_out} | alike | borders
@@ -149,48 +141,6 @@ def summary(rows: list[dict]) -> dict:
         else:
             figures[name] = f"{100 * np.mean(values):.1f} % of {len(values)}" if values else "none asked for"
     return figures
-
-
-def comparable(organs: OrganMap, count: int) -> list[LesionReport]:
-    """Plain lesions of ORGANS, of many sizes, shapes and places, whose words can be exchanged one by one."""
-    drawn = [report for report in reports(organs, 12 * count) if report.organ in ORGANS]
-    drawn = [report for report in drawn if "stone" not in report.features][:count]
-    kept = ("lesion_type", "organ", "lesion_location", "shape", "size_mm")
-    return [dataclasses.replace(PLAIN, **{name: getattr(report, name) for name in kept}) for report in drawn]
-
-
-def share_in_order(ct: Volume, organs: OrganMap, models, drawn: list[LesionReport], field: str, words, meter) -> str:
-    """Share of lesions, the same but for one word of ``field``, that measure more with every next word."""
-    in_order = []
-    for seed, report in enumerate(drawn):
-        values, mask = [], None
-        for word in words:
-            wish = Wish(dataclasses.replace(report, **{field: word}), mask=mask)
-            try:
-                case = synthesize(ct, organs, wish, bundle=models, settings=Settings(seed))
-            except PlacementError:
-                break
-            mask = case.mask.array
-            values.append(meter(case.ct.array, mask, ct.geometry.spacing_mm, organs.mask(case.report.organ)))
-        if len(values) == len(words) and None not in values:
-            in_order.append(all(low < high for low, high in itertools.pairwise(values)))
-    share = f"{100 * np.mean(in_order):.1f} % of {len(in_order)}" if in_order else "none"
-    return f"{share} ({len(drawn) - len(in_order)} without a place or an edge)"
-
-
-def _median_hu(ct_hu, mask, spacing_mm, organ) -> float:
-    return meters.median_hu(ct_hu, mask)
-
-
-def _std_hu(ct_hu, mask, spacing_mm, organ) -> float:
-    return meters.texture_std_hu(ct_hu, mask, spacing_mm)
-
-
-WORDS = {
-    "hypo-, iso-, hyperdense in order": ("density", DENSITIES, _median_hu),
-    "heterogeneous varies more": ("density_variations", ("homogeneous", "heterogeneous"), _std_hu),
-    "ill-defined is wider": ("surface", ("well-defined margin", "ill-defined margin"), meters.margin_width_mm),
-}
 
 
 def patient(args: argparse.Namespace) -> tuple[Volume, OrganMap]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import keep
+from measuring import keep, scan
 
 from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.devices import resolve_device
@@ -43,7 +43,7 @@ def main() -> int:
     spacing_mm = (args.spacing_mm, args.spacing_mm * 1.0001)
     windows_hu = random_windows([volume], args.windows, size, spacing_mm, np.random.default_rng(0))
     figures = measure(models, np.clip(windows_hu, -1000, 1000).astype(np.float32))
-    settings = {"ct": "/".join(args.ct.parts[-2:]), "windows": args.windows, "spacing_mm": args.spacing_mm}
+    settings = scan(args.ct) | {"windows": args.windows, "spacing_mm": args.spacing_mm}
     keep(figures, settings, models, args.out, ("autoencoder",))
     return 0
 

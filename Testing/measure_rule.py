@@ -14,8 +14,9 @@ import sys
 
 import numpy as np
 import torch
-from measure_bundle import WORDS, add_common, comparable, patient, scan, share_in_order
-from measuring import keep
+from exchanged_words import comparable, shares_in_order
+from measure_bundle import add_common, patient, reports
+from measuring import keep, scan
 
 from LesionDiffusionLib import synthesis
 from LesionDiffusionLib.bundles import open_bundle
@@ -37,9 +38,9 @@ def main() -> int:
     ct, organs = patient(args)
     models = load_models(open_bundle(args.bundle), resolve_device("cpu"))
     synthesis.inpaint = lambda run, mask, noise: drawn(run, mask, organs)
-    lesions = comparable(organs, args.pairs)
-    figures = {name: share_in_order(ct, organs, models, lesions, *how) for name, how in WORDS.items()}
-    keep(figures, {"pairs": args.pairs} | scan(args), models, args.out, ("lmnet", "autoencoder"))
+    lesions = comparable(reports(organs, 12 * args.pairs), args.pairs)
+    figures = shares_in_order(ct, organs, models, lesions, seeds=1)
+    keep(figures, {"pairs": args.pairs} | scan(args.ct), models, args.out, ("lmnet", "autoencoder"))
     return 0
 
 

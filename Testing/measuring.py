@@ -1,4 +1,4 @@
-"""What the measuring scripts share: figures are printed, and kept with the weights that they are true of."""
+"""What the measuring scripts share: figures are printed, and kept with weights and scan that they are true of."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def keep(
     print(text)
     if out is not None:
         out.write_text(text + "\n")
+
+
+def scan(ct: Path | None) -> dict[str, str]:
+    """The patient's name, for the settings."""
+    return {"ct": "/".join(ct.parts[-2:]) if ct else "phantom"}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
+from LesionDiffusionLib import meters
 from LesionDiffusionLib.diffusion.samplers import SamplerStep
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.mask_stage import USUAL_THRESHOLD
@@ -19,15 +20,15 @@ MOST = 0.95  # of the voxels drawn
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordedLMNet(LMNet):
-    """LMNet that remembers its conditions and what it drew last, on its window."""
+    """LMNet that remembers the conditions and the result of its last run, on its window."""
 
     last: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def sample(self, maps, context, options, noise) -> Iterator[SamplerStep]:
         for step in super().sample(maps, context, options, noise):
-            _, self.last["organ"], self.last["box"] = maps[0].cpu().numpy() > 0
-            self.last["drawn"] = step.x[0, 0].float().cpu().numpy()
             yield step
+        _, self.last["organ"], self.last["box"] = maps[0].cpu().numpy() > 0
+        self.last["drawn"] = step.x[0, 0].float().cpu().numpy()
 
 
 def recorded(models: Models) -> Models:
@@ -42,7 +43,7 @@ def judge_drawn(models: Models, inside_organ: bool) -> dict[str, bool | None]:
     last, threshold = models.lmnet.last, models.bundle.manifest.lmnet.threshold or USUAL_THRESHOLD
     drawn = last["drawn"] > threshold
     parts = {"box": ndimage.binary_dilation(last["box"]), "organ": last["organ"], "piece": largest_component(drawn)}
-    share = {name: (drawn & part).sum() / max(1, drawn.sum()) for name, part in parts.items()}
+    share = {name: meters.share_inside(drawn, part) if drawn.any() else 0.0 for name, part in parts.items()}
     return {
         "drawn in its box, before any cut": bool(share["box"] >= MOST),
         "drawn in its organ, before any cut": bool(share["organ"] >= MOST) if inside_organ else None,

@@ -26,8 +26,9 @@ class Replacement(nn.Module):
 
     OUTPUTS = 2  # besides what comes: how much of the level is kept, and where the edge lies
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, knee: float) -> None:
         super().__init__()
+        self.knee = knee  # of the `LatentChange` that is diffused
         tap = torch.tensor(BINOMIAL)
         smoothing = torch.eye(channels)[:, :, None, None, None] * (tap[:, None, None] * tap[:, None] * tap)
         self.register_buffer("smoothing", smoothing, persistent=False)
@@ -43,11 +44,12 @@ class Replacement(nn.Module):
         """
         comes, keep, edge = said_BCDHW.split([shown_BCDHW.shape[1], 1, 1], dim=1)
         shown, mask = (part.to(said_BCDHW.dtype) for part in (shown_BCDHW, mask_B1DHW))
-        seen = self.smoothed(drawn_apart(shown))
+        seen = self.smoothed(drawn_apart(shown, self.knee))
         volume = mask.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-3)
         level = ((mask * seen).sum(dim=(2, 3, 4), keepdim=True) / volume).clamp(-LEVEL_LIMIT, LEVEL_LIMIT)
         replaced = torch.sigmoid(edge + EDGE * (2 * mask - 1))
-        return drawn_together(drawn_apart(comes) + replaced * (torch.sigmoid(keep) * level - seen))
+        goes = replaced * (torch.sigmoid(keep) * level - seen)
+        return drawn_together(drawn_apart(comes, self.knee) + goes, self.knee)
 
     def smoothed(self, x_BCDHW: Tensor) -> Tensor:
         """The patient without the scan's noise; what is even stays as it is, up to the window's border."""

@@ -38,6 +38,7 @@ class UNetConfig:
     context_in_embedding: bool = False  # the mean text vector also joins the time embedding; the released ones do not
     embedding_modulates: bool = False  # the embedding scales and shifts features; in the released ones it is added
     replaces_shown: bool = False  # for inputs (x, map, shown): a last layer that says changes, see `Replacement`
+    change_knee: float = 1.0  # of the `LatentChange` that such a layer says
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_resolutions"):
@@ -58,6 +59,8 @@ class UNetConfig:
         return (*with_attention, widths[-1])
 
     def _check_sizes(self) -> None:
+        if not self.change_knee > 0:
+            raise ValueError(f"UNetConfig.change_knee must be positive, got {self.change_knee:g}")
         names = ("in_channels", "out_channels", "model_channels", "num_res_blocks", "context_dim")
         names += ("head_channels", "norm_groups")
         sizes = {name: getattr(self, name) for name in names}
@@ -131,7 +134,7 @@ class UNet3D(nn.Module):
             nn.SiLU(),
             zero_initialized(Conv3d(width, said_channels, 3, padding=1)),
         )
-        self.replacement = Replacement(config.out_channels) if config.replaces_shown else None
+        self.replacement = Replacement(config.out_channels, config.change_knee) if config.replaces_shown else None
 
     def forward(self, x_BCDHW: Tensor, timesteps_B: Tensor, context_BNC: Tensor | None = None) -> Tensor:
         """Predict from ``x_BCDHW`` (in_channels) at the raw 0-based timesteps of the training chain.

@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
     inputs = _inputs(args, training, device)
     if target is not None:
         _require_bundle(args, training, inputs)
-    require_start(training, inputs, args.out, args.resume, not args.no_tensorboard)
+    start = require_start(training, inputs, args.out, args.resume, not args.no_tensorboard)
     if args.dry_run:
         return 0
     with ranks.joined_ranks(device), clear_memory_errors(device), repeatable():
         if ranks.rank() == 0:
             make_folder(args.out)
-        train(args.network, training, inputs, args.out, not args.no_tensorboard, args.told)
+        train(args.network, training, inputs, start, not args.no_tensorboard, args.told)
         if ranks.rank() == 0:
             print(f"weights in {args.out}")
             if target is not None:

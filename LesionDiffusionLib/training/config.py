@@ -10,7 +10,7 @@ from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
 from LesionDiffusionLib.diffusion.schedule import NoiseSchedule
 from LesionDiffusionLib.errors import SettingsError
 from LesionDiffusionLib.latent_change import LatentChange
-from LesionDiffusionLib.linet import LatentMask, input_channels
+from LesionDiffusionLib.linet import LatentMask, input_channels, require_one_knee
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import CODEBOOK_WEIGHT, VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
@@ -158,6 +158,7 @@ class LINetTraining(DenoiserTraining):
         self.require_channels((input_channels(self.change), 5 if self.loss == "released" else 4), self.loss)
         if self.network.replaces_shown and self.prediction != "x0":
             raise SettingsError(f'network.replaces_shown says changes: it needs prediction=x0, got "{self.prediction}"')
+        require_one_knee(self.network, self.change)
         self.require_window(2 * self.network.size_divisor)  # latents have half the window's size
 
 

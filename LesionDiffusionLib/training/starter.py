@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from LesionDiffusionLib import __version__
 from LesionDiffusionLib.bundles import AutoencoderSpec, Manifest, write_bundle
 from LesionDiffusionLib.devices import use_threads
-from LesionDiffusionLib.errors import LesionDiffusionError, TrainingError
+from LesionDiffusionLib.errors import LesionDiffusionError
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.lesion_types import LesionType, all_lesion_types
 from LesionDiffusionLib.linet import LatentCodec
@@ -231,14 +231,12 @@ def bundle(data: Path, work: Path) -> None:
     names = (manifest.autoencoder.file, manifest.lmnet.file, manifest.linet.file)
     tensors = {name: {k: _halved(k, v) for k, v in load_file(work / name).items()} for name in names}
     card = model_card(manifest, tensors, _minutes(work)) + measured(work)
-    shutil.rmtree(work / "starter", ignore_errors=True)
-    made = write_bundle(work / "starter", manifest, tensors, {"README.md": card})
-    try:
-        require_own_figures(work, made.manifest.files)
-    except TrainingError:
-        shutil.rmtree(made.folder)
-        raise
-    print(f"bundle in {made.folder}")
+    fresh, packed = work / "starter.new", work / "starter"
+    shutil.rmtree(fresh, ignore_errors=True)
+    require_own_figures(work, write_bundle(fresh, manifest, tensors, {"README.md": card}).manifest.files)
+    shutil.rmtree(packed, ignore_errors=True)
+    fresh.rename(packed)
+    print(f"bundle in {packed}")
 
 
 STEPS = {f.__name__: f for f in (volumes, windows, vqgan, cases, words, latents, lmnet, linet, bundle)}
@@ -273,7 +271,9 @@ def _timed(step: str, data: Path, work: Path) -> None:
 def _trained_seconds(work: Path, step: str) -> float | None:
     """Of a network's training with all its sessions; None for other steps."""
     path = work / f"{step}.checkpoint"
-    return torch.load(path, map_location="cpu", weights_only=True)["seconds"] if path.exists() else None
+    if not path.exists():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("seconds")
 
 
 def _minutes(work: Path) -> dict[str, float]:

@@ -55,7 +55,16 @@ class Job(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def require_start(training: Training, inputs: Inputs, folder: Path, resume: bool, tensorboard: bool = True) -> None:
+class Start(NamedTuple):
+    """From what a training starts: its folder, the cases, where its state is kept, the steps of earlier sessions."""
+
+    folder: Path
+    cases: PreparedCases
+    checkpoint: Checkpoint
+    done: int
+
+
+def require_start(training: Training, inputs: Inputs, folder: Path, resume: bool, tensorboard: bool = True) -> Start:
     """Tell before anything is written what would stop `train` at its start; ``inputs`` are those of `require_inputs`.
 
     Raises:
@@ -66,33 +75,31 @@ def require_start(training: Training, inputs: Inputs, folder: Path, resume: bool
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
         raise OutputError(f"{folder} exists; continue its training with --resume or choose another --out")
-    usable_cases(training, inputs.data)
+    cases = usable_cases(training, inputs.data)
     if tensorboard:
         require_tensorboard()
-    _checkpoint(training, inputs, folder).load()
+    checkpoint = Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
+    return Start(folder, cases, checkpoint, (checkpoint.load() or {"done": 0})["done"])
 
 
 def train(
-    network: str, training: Training, inputs: Inputs, folder: Path, tensorboard: bool = True, told: str = ""
+    network: str, training: Training, inputs: Inputs, start: Start, tensorboard: bool = True, told: str = ""
 ) -> None:
-    """Train a network, or go on with a training that was interrupted; writes into ``folder``.
+    """Train a network, or go on with a training that was interrupted; writes into its folder.
 
-    `require_inputs` and `require_start` have told what does not fit; ``told`` is the command, for whoever
-    finds the weights.
+    ``start`` is what `require_start` found there; ``told`` is the command, for whoever finds the weights.
 
     Raises:
         TrainingError, OutputError, DatasetError, SettingsError: see `optimize` and the rooms that read.
     """
-    cases = usable_cases(training, inputs.data)
-    checkpoint = _checkpoint(training, inputs, folder)
-    first = (checkpoint.load() or {"done": 0})["done"]
+    folder, cases, checkpoint, done = start
     if ranks.rank():
         job = make_job(training, inputs, cases, lambda step, rows: None)
         optimize(job.objective, training.loop, lambda report: None, checkpoint)
         return
     for reason, count in cases.left_out.items():
         print(f"{count} training cases are left out: {reason}", file=sys.stderr)
-    with Monitor(folder, training.loop.steps, first, tensorboard) as monitor:
+    with Monitor(folder, training.loop.steps, done, tensorboard) as monitor:
         job = make_job(training, inputs, cases, monitor.picture)
         state = optimize(job.objective, training.loop, monitor, checkpoint)
     facts = {
@@ -184,10 +191,6 @@ def normalizing(codec: LatentCodec, source: PreparedImages, whitening: float) ->
     z = torch.stack([source([n], [False]).z_0[0].cpu() for n in range(min(STATISTICS_CASES, len(source)))])
     shift, scale = normalized_units(z, whitening)
     return dataclasses.replace(codec, shift=shift, scale=scale)
-
-
-def _checkpoint(training: Training, inputs: Inputs, folder: Path) -> Checkpoint:
-    return Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
 
 
 def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:

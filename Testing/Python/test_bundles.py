@@ -57,6 +57,12 @@ def test_a_changed_file_is_refused(bundle):
         open_bundle(bundle.folder)
 
 
+def _with_another_knee(manifest):
+    linet = manifest["linet"]
+    linet["unet"].update(in_channels=9, replaces_shown=True)
+    linet.update(change={"unit": 0.1, "knee": 2.0})
+
+
 def test_a_missing_file_is_named(bundle):
     (bundle.folder / "vqgan.safetensors").unlink()
     with pytest.raises(BundleError, match=r"lacks .*vqgan\.safetensors"):
@@ -89,6 +95,7 @@ def test_a_missing_file_is_named(bundle):
         (lambda d: d["linet"]["latent_mask"].update(grow=-1), "grow must not be negative"),
         (lambda d: d["linet"].update(change={"unit": 0.0}), "unit must be positive"),
         (lambda d: d["linet"].update(change={"unit": 0.1}), "with change has 9 input channels, got 5"),
+        (_with_another_knee, "expected the knee of change for change_knee, 2, got 1"),
         (lambda d: d["linet"].update(change=3), "expected an object at"),
         (
             lambda d: d["linet"]["sampling"].update(guidance_interval=[1]),

@@ -7,7 +7,7 @@ import torch
 
 from LesionDiffusionLib.latent_change import LatentChange
 
-CHANGE = LatentChange(0.0625)
+CHANGE = LatentChange(0.0625, knee=2.0)
 
 
 @pytest.fixture
@@ -27,9 +27,12 @@ def test_no_change_keeps_every_bit(pair):
     assert torch.equal(CHANGE.onto(known, torch.zeros_like(known)), known)
 
 
-@pytest.mark.parametrize(("units", "expected"), [(1e-4, 1e-4), (1.5, 1.0), (-4.0, -2.0), (40.0, 8.0)])
-def test_closed_forms(units, expected):
-    change = CHANGE.between(torch.zeros(1), torch.tensor([units * CHANGE.unit]))
+@pytest.mark.parametrize(
+    ("knee", "units", "expected"),
+    [(1.0, 1e-4, 1e-4), (1.0, 1.5, 1.0), (1.0, -4.0, -2.0), (1.0, 40.0, 8.0), (4.0, 6.0, 4.0), (4.0, -16.0, -8.0)],
+)
+def test_closed_forms(knee, units, expected):
+    change = LatentChange(CHANGE.unit, knee).between(torch.zeros(1), torch.tensor([units * CHANGE.unit]))
     torch.testing.assert_close(change, torch.tensor([expected]), rtol=2e-4, atol=0.0)
 
 
@@ -38,7 +41,8 @@ def test_the_network_sees_the_known_in_the_same_units(pair):
     assert torch.equal(CHANGE.shown(known), CHANGE.between(torch.zeros_like(known), known))
 
 
-@pytest.mark.parametrize("unit", [0.0, -1.0, float("nan")])
-def test_a_unit_is_positive(unit):
-    with pytest.raises(ValueError, match="must be positive"):
-        LatentChange(unit)
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["unit", "knee"])
+def test_unit_and_knee_are_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        LatentChange(**{"unit": 0.0625, name: value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-import measure_bundle
+import exchanged_words
 import numpy as np
 import pytest
 import raw_masks
@@ -22,8 +22,7 @@ WEIGHTS = {"linet.safetensors": "abc", "lmnet.safetensors": "123", "vqgan.safete
 def models():
     linet, lmnet, autoencoder = (SimpleNamespace(file=name, threshold=0.5) for name in WEIGHTS)
     manifest = SimpleNamespace(name="mine", files=WEIGHTS, linet=linet, lmnet=lmnet, autoencoder=autoencoder)
-    network = lambda x, t, c: x  # noqa: E731 - nothing is denoised here
-    lmnet = raw_masks.RecordedLMNet(network, None)
+    lmnet = raw_masks.RecordedLMNet(None, None)  # nothing is denoised here
     return SimpleNamespace(bundle=SimpleNamespace(manifest=manifest), lmnet=lmnet)
 
 
@@ -53,21 +52,49 @@ def test_what_lmnet_draws_is_judged_before_it_is_cut(models, monkeypatch):
     assert list(raw_masks.judge_drawn(models, inside_organ=True).values()) == [False, False, False]
 
 
-def test_lesions_without_a_place_or_an_edge_are_counted(monkeypatch):
-    """Four lesions: in order, not in order, not measurable, without a place."""
-    values = iter([1.0, 2.0, 2.0, 2.0, 1.0, None])
+DENSITY = ("density", ("hypodense lesion", "hyperdense lesion"))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is synthesized: seeds and reports. The seed 3 finds no place."""
+    asked = []
 
     def synthesized(ct, organs, wish, bundle, settings):
+        asked.append((settings.seed, wish.report, wish.mask))
         if settings.seed == 3:
             raise PlacementError("no place")
-        return SimpleNamespace(mask=SimpleNamespace(array=None), ct=SimpleNamespace(array=None), report=wish.report)
+        geometry = SimpleNamespace(spacing_mm=None)
+        ct = SimpleNamespace(array=None, geometry=geometry)
+        return SimpleNamespace(mask=SimpleNamespace(array=f"mask {settings.seed}"), ct=ct, report=wish.report)
 
-    monkeypatch.setattr(measure_bundle, "synthesize", synthesized)
-    ct = SimpleNamespace(geometry=SimpleNamespace(spacing_mm=None))
+    monkeypatch.setattr(exchanged_words, "synthesize", synthesized)
+    return asked
+
+
+def shares(lesions, seeds, **rows):
     organs = SimpleNamespace(mask=lambda name: None)
-    how = ("density", ("hypodense lesion", "hyperdense lesion"), lambda *args: next(values))
-    told = measure_bundle.share_in_order(ct, organs, None, 4 * [measure_bundle.PLAIN], *how)
-    assert told == "50.0 % of 2 (2 without a place or an edge)"
+    return exchanged_words.shares_in_order(None, organs, None, lesions, seeds, rows)
+
+
+def test_lesions_without_a_place_or_an_edge_are_counted(asked):
+    """Four lesions: in order, not in order, not measurable, without a place."""
+    values = iter([1.0, 2.0, 2.0, 2.0, 1.0, None])
+    told = shares(4 * [exchanged_words.PLAIN], 1, density=(*DENSITY, lambda *args: next(values)))
+    assert told == {"density": "50.0 % of 2 (2 without a place or an edge)"}
+
+
+def test_words_are_exchanged_in_one_mask_with_every_seed_and_drawn_once(asked):
+    texture = ("density_variations", ("homogeneous", "heterogeneous"), lambda *args: 1.0)
+    told = shares(2 * [exchanged_words.PLAIN], 2, density=(*DENSITY, lambda *args: 1.0), texture=texture)
+    assert set(told.values()) == {"0.0 % of 4 (0 without a place or an edge)"}
+    assert [seed for seed, _, _ in asked] == [0, 0, 0, 1, 1, 1, 1000, 1000, 1000, 1001, 1001, 1001]
+    assert [mask for _, _, mask in asked[:3]] == [None, "mask 0", "mask 0"]
+    assert [(r.density, r.density_variations) for _, r, _ in asked[:3]] == [
+        ("hypodense lesion", "homogeneous"),
+        ("hyperdense lesion", "homogeneous"),
+        ("hypodense lesion", "heterogeneous"),
+    ]
 
 
 def test_figures_are_of_their_own_weights(models, tmp_path):

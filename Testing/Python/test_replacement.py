@@ -8,7 +8,7 @@ import torch
 from LesionDiffusionLib.latent_change import LatentChange, drawn_apart, drawn_together
 from LesionDiffusionLib.networks.replacement import Replacement
 
-CHANGE = LatentChange(1 / 16)
+CHANGE = LatentChange(1 / 16, knee=4.0)
 SURE = 40.0  # before a sigmoid: one, or with a minus nothing
 
 
@@ -33,7 +33,7 @@ def replaced(known, mask, comes, keep, edge=0.0):
     target = CHANGE.shown(torch.tensor(comes)).reshape(1, 3, 1, 1, 1).expand(known.shape)
     said = torch.cat([target, *(torch.full_like(known[:, :1], value) for value in (keep, edge))], dim=1)
     with torch.no_grad():
-        return CHANGE.onto(known, Replacement(3)(said, mask, CHANGE.shown(known)))
+        return CHANGE.onto(known, Replacement(3, CHANGE.knee)(said, mask, CHANGE.shown(known)))
 
 
 def core(mask):
@@ -85,7 +85,7 @@ def test_the_finest_noise_of_the_scan_stays(known, mask):
 
 
 def test_the_filter_learns_but_what_is_even_stays_as_it_is():
-    replacement = Replacement(3)
+    replacement = Replacement(3, CHANGE.knee)
     with torch.no_grad():
         replacement.sharper.normal_(generator=torch.Generator().manual_seed(0))
     even = torch.tensor([3.0, -1.0, 0.5]).reshape(1, 3, 1, 1, 1).expand(2, 3, 4, 5, 6)
@@ -94,22 +94,23 @@ def test_the_filter_learns_but_what_is_even_stays_as_it_is():
 
 def test_a_fresh_one_can_learn(known, mask):
     """Half of the level is kept and the edge is the mask's; the slopes are those of the formula."""
-    said, replacement = torch.zeros(2, 5, 5, 6, 7, requires_grad=True), Replacement(3)
+    said, replacement = torch.zeros(2, 5, 5, 6, 7, requires_grad=True), Replacement(3, CHANGE.knee)
     change = replacement(said, mask, CHANGE.shown(known))
-    drawn_apart(change).sum().backward()
+    drawn_apart(change, CHANGE.knee).sum().backward()
     seen = replacement.smoothed(known / CHANGE.unit).detach()
     level = (mask * seen).sum(dim=(2, 3, 4), keepdim=True) / mask.sum(dim=(2, 3, 4), keepdim=True)
     share = torch.sigmoid(4 * (2 * mask - 1))
-    torch.testing.assert_close(drawn_apart(change.detach()), share * (level / 2 - seen))
+    torch.testing.assert_close(drawn_apart(change.detach(), CHANGE.knee), share * (level / 2 - seen))
     torch.testing.assert_close(said.grad[:, :3], torch.ones_like(known))
     torch.testing.assert_close(said.grad[:, 3:4], (share * level / 4).sum(dim=1, keepdim=True))
     moved = share * (1 - share) * (level / 2 - seen)
     torch.testing.assert_close(said.grad[:, 4:], moved.sum(dim=1, keepdim=True))
 
 
-def test_drawing_apart_undoes_drawing_together_and_both_have_slope_one_at_zero():
+@pytest.mark.parametrize("knee", [1.0, 4.0])
+def test_drawing_apart_undoes_drawing_together_and_both_have_slope_one_at_zero(knee):
     x = torch.tensor([-40.0, -4.0, -1e-6, 0.0, 1.5, 700.0], requires_grad=True)
-    torch.testing.assert_close(drawn_apart(drawn_together(x)), x)
+    torch.testing.assert_close(drawn_apart(drawn_together(x, knee), knee), x)
     for function in (drawn_together, drawn_apart):
-        (slope,) = torch.autograd.grad(function(x)[3], x)
+        (slope,) = torch.autograd.grad(function(x, knee)[3], x)
         assert slope[3] == 1

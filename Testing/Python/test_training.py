@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from patients import LINET_WINDOW, LMNET_WINDOW, make_patient, tiny_manifest
 
+from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.errors import SettingsError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.networks.vqgan import VQGAN
@@ -298,6 +300,23 @@ def test_the_starter_does_not_go_on_under_another_recipe(step, tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["starter", step, "--data", str(tmp_path), "--work", str(tmp_path)])
     assert starter.main() == 2
     assert "belongs to a training with other settings: noise_bias was 7.0" in capsys.readouterr().err
+
+
+def test_a_card_with_figures_of_other_weights_is_refused_and_what_was_packed_stays(tmp_path, monkeypatch, capsys):
+    shipped = open_bundle("starter")
+    for name in shipped.manifest.files:
+        if name.endswith(".safetensors"):
+            (tmp_path / name).write_bytes((shipped.folder / name).read_bytes())
+    codec = shipped.manifest.autoencoder
+    (tmp_path / "latents.json").write_text(json.dumps({"shift": codec.latent_shift, "scale": codec.latent_scale}))
+    monkeypatch.setattr(sys, "argv", ["starter", "bundle", "--data", str(tmp_path), "--work", str(tmp_path)])
+    assert starter.main() == 0
+    packed = open_bundle(tmp_path / "starter").manifest.files
+    (tmp_path / "measured").mkdir()
+    (tmp_path / "measured" / "measure_text.json").write_text('{"settings": {"weights": {"linet.safetensors": "abc"}}}')
+    assert starter.main() == 2
+    assert "measure_text.json, which was measured with other weights" in capsys.readouterr().err
+    assert open_bundle(tmp_path / "starter").manifest.files == packed
 
 
 def test_a_window_without_a_lesion_does_not_break_the_loss():

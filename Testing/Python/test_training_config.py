@@ -99,6 +99,13 @@ def test_a_network_that_says_changes_predicts_them():
         load_config("linet", "paper", None, settings)
 
 
+def test_a_network_that_says_changes_draws_them_together_as_they_are_diffused():
+    settings = ["network.in_channels=9", "network.replaces_shown=true", "prediction=x0", "network.change_knee=4"]
+    assert load_config("linet", "paper", None, [*settings, 'change={"unit": 0.1, "knee": 4}']).change.knee == 4
+    with pytest.raises(SettingsError, match="expected the knee of change for change_knee, 1, got 4"):
+        load_config("linet", "paper", None, [*settings, 'change={"unit": 0.1}'])
+
+
 def test_a_whole_number_may_be_written_with_an_exponent():
     steps = load_config("lmnet", "paper", None, ["loop.steps=1e3"]).loop.steps
     assert (steps, type(steps)) == (1000, int)

@@ -192,6 +192,7 @@ def test_config_keeps_lists_as_tuples():
         ({"model_channels": 7}, "model_channels must be even"),
         ({"model_channels": 10}, "divisible by norm_groups 32 and by head_channels 32, got 40"),
         ({"replaces_shown": True}, "replaces_shown needs 3 input channels, got 1"),
+        ({"change_knee": 0.0}, "change_knee must be positive"),
         ({"skip_context": True}, "as wide as context_dim 512, got 32"),
     ],
 )
