@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--plot", type=Path, help="PNG; needs matplotlib")
     args = parser.parse_args()
-    part, device = parts_of(args.lmnet)["lmnet"], resolve_device(args.device)
+    part, device = parts_of(args.lmnet).get("lmnet"), resolve_device(args.device)
+    if part is None:
+        parser.error(f"expected an LMNet in {args.lmnet}; give a training of lmnet, or a bundle")
     if part.text.encoder != "vocabulary":
         parser.error(f"expected an LMNet with a vocabulary text encoder, got {part.text.encoder}; train another preset")
     cases = PreparedCases(args.data, "test", part.spec.window.largest_lesion_mm)

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     from LesionDiffusionLib.devices import resolve_device, use_threads
     from LesionDiffusionLib.memory import clear_memory_errors
 
-    margin = [] if args.margin_mm is None else [args.margin_mm]
-    if min(args.size_mm, args.spacing_mm, args.steps, args.repeats, *margin) <= 0:
-        raise SettingsError("sizes, steps and repeats must be above 0")
+    optional = [value for value in (args.margin_mm, args.enough_steps) if value is not None]
+    if min(args.size_mm, args.spacing_mm, args.steps, args.repeats, *optional) <= 0:
+        raise SettingsError("sizes, steps, repeats and seeds must be above 0")
     if args.growth and args.released_size:
         raise SettingsError("--growth needs networks that draw masks; use a bundle instead of --released-size")
     use_threads(args.threads)

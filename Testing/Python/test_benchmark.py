@@ -239,6 +239,7 @@ def test_the_command_prints_and_writes(tiny, tmp_path, capsys):
         (["--threads", "0"], "expected at least 1 thread, got 0"),
         (["--threads", "-1"], "expected at least 1 thread, got -1"),
         (["--margin-mm", "-1"], "must be above 0"),
+        (["--enough-steps", "0"], "must be above 0"),
         (["--growth", "--released-size"], "use a bundle instead"),
         (["--bundle", "nowhere"], "nowhere"),
         (["--size-mm", "4000"], "make the lesion smaller"),

@@ -33,3 +33,9 @@ def test_shapes_are_measured_of_vocabulary_networks_only(monkeypatch, capsys):
     monkeypatch.setattr(measure_shapes, "parts_of", lambda source: {"lmnet": part})
     told = refusal(measure_shapes, monkeypatch, capsys, "--data", "d", "--lmnet", "n")
     assert "expected an LMNet with a vocabulary text encoder, got biomedclip" in told
+
+
+def test_shapes_need_an_lmnet(monkeypatch, capsys):
+    monkeypatch.setattr(measure_shapes, "parts_of", lambda source: {})
+    told = refusal(measure_shapes, monkeypatch, capsys, "--data", "d", "--lmnet", "runs/linet")
+    assert "expected an LMNet in runs/linet; give a training of lmnet, or a bundle" in told
