@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from LesionDiffusionLib.errors import SettingsError, TrainingError
 from LesionDiffusionLib.training import ranks
+from LesionDiffusionLib.training.ahead import drawn_ahead
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,6 +41,7 @@ class LoopOptions:
         precision: "fp32"; on a GPU also "bf16" or "fp16" (weights stay in float32).
         seed: of everything drawn during training.
         report_every, checkpoint_every, preview_every: steps between two of them; 0 for no previews.
+        workers: threads that draw the coming steps while one is computed; 0 draws each in its turn.
     """
 
     steps: int
@@ -56,6 +58,7 @@ class LoopOptions:
     report_every: int = 100
     checkpoint_every: int = 200
     preview_every: int = 0
+    workers: int = 2
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS or self.precision not in PRECISIONS:
@@ -65,8 +68,10 @@ class LoopOptions:
             )
         if min(self.steps, self.batch, self.report_every, self.checkpoint_every) < 1 or self.clip <= 0:
             raise SettingsError(f"steps, batch, clip and the intervals are at least 1 (clip above 0), got {self}")
-        if min(self.learning_rate, self.warmup, self.weight_decay, self.preview_every) < 0:
-            raise SettingsError(f"learning_rate, warmup, weight_decay and preview_every are not negative, got {self}")
+        if min(self.learning_rate, self.warmup, self.weight_decay, self.preview_every, self.workers) < 0:
+            raise SettingsError(
+                f"learning_rate, warmup, weight_decay, preview_every and workers are not negative, got {self}"
+            )
         if not all(0 <= decay < 1 for decay in (*self.betas, self.ema_decay)):
             raise SettingsError(f"betas and ema_decay lie in 0..1 (1 excluded), got {self.betas} and {self.ema_decay}")
 
@@ -108,14 +113,17 @@ class Objective:
 
     Attributes:
         module: everything that learns or must be remembered.
-        losses: (step, generator) -> named losses of this process's share; their sum is minimized. The generator is
-            seeded anew at every step, so that a continued training draws what an uninterrupted one would have drawn.
+        losses: (step, drawn, generator) -> named losses of this process's share; their sum is minimized.
+        draw: (step, generator) -> ``drawn``, what a step needs of the data. It knows nothing of the module, so that it
+            can be called ahead, on another thread. The generator is seeded anew for every step, so that a continued
+            training draws what an uninterrupted one would have drawn; ``losses`` gets it as ``draw`` left it.
         groups: parameters whose gradients are clipped together; by default all of the module.
         preview: called with the averaged weights in place, every ``preview_every`` steps.
     """
 
     module: nn.Module
-    losses: Callable[[int, torch.Generator], dict[str, Tensor]]
+    losses: Callable[[int, Any, torch.Generator], dict[str, Tensor]]
+    draw: Callable[[int, torch.Generator], Any] = lambda step, generator: None
     groups: Sequence[Sequence[nn.Parameter]] = ()
     preview: Callable[[int], None] | None = None
 
@@ -156,7 +164,7 @@ class _Training:
         self.scaler = torch.amp.GradScaler("cuda", enabled=options.precision == "fp16")
         self.ema = Ema(self.module, options.ema_decay) if options.ema_decay else None
         self.means: dict[str, float] = {}
-        self.done = 0
+        self.done = self.first = 0  # steps done, and those of earlier sessions
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.history: list[dict[str, float | str]] = []
         self._remember_settings()
@@ -175,7 +183,8 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty unless it was a training in fp16
             self.scaler.load_state_dict(state["scaler"])
-        self.done, self.means = state["done"], state["means"]
+        self.done = self.first = state["done"]
+        self.means = state["means"]
         self.seconds_before = state.get("seconds", 0.0)  # checkpoints of earlier editions do not tell
         self.history = state.get("history", self.history)
         self._remember_settings()
@@ -190,13 +199,21 @@ class _Training:
         if not self.history or {name: self.history[-1][name] for name in ADJUSTABLE} != now:
             self.history = [*self.history, {"from_step": self.done, **now}]
 
-    def step(self, generator: torch.Generator) -> tuple[dict[str, float], float]:
+    def draws(self) -> AbstractContextManager[Iterator[tuple[Any, torch.Generator]]]:
+        """What the steps to come need, each with the generator that drew it."""
+        return drawn_ahead(self._drawn, range(self.done, self.options.steps), self.options.workers)
+
+    def _drawn(self, step: int) -> tuple[Any, torch.Generator]:
+        generator = torch.Generator().manual_seed(self.options.seed * 10_000_019 + step)
+        return self.objective.draw(step, generator), generator
+
+    def step(self, drawn: Any, generator: torch.Generator) -> tuple[dict[str, float], float]:
         """One optimizer step; returns its losses and its gradient norm. Raises FloatingPointError for NaN."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate_at(self.done)
         precision = PRECISIONS[self.options.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            losses = self.objective.losses(self.done, generator)
+            losses = self.objective.losses(self.done, drawn, generator)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         raw = dict(zip(losses, ranks.mean(torch.stack([v.float() for v in losses.values()])).tolist(), strict=True))
         if not math.isfinite(sum(raw.values())):
@@ -214,6 +231,12 @@ class _Training:
             self.means[name] = self.means.get(name, value) * MEMORY + (1 - MEMORY) * value
         self.done += 1
         return raw, norm
+
+    def report(self, raw: dict[str, float], norm: float) -> StepReport:
+        """Where the training stands after a step of these losses and this gradient norm."""
+        steps, done = self.options.steps, self.done
+        left = (time.monotonic() - self.started) / (done - self.first) * (steps - done)
+        return StepReport(done, steps, dict(self.means), raw, self.options.rate_at(done - 1), norm, left)
 
     def _clipped(self) -> float:
         """Average the gradients over the processes and clip them; the largest norm of a group."""
@@ -272,25 +295,28 @@ def optimize(
     training = _Training(objective, options)
     training.restore(checkpoint.load() if checkpoint else None)
     ranks.require_same_step(training.done, training.device)
-    generator = torch.Generator()
-    first = training.done
-    while training.done < options.steps:
-        step = training.done
-        try:
-            raw, norm = training.step(generator.manual_seed(options.seed * 10_000_019 + step))
-        except FloatingPointError as error:
-            kept = f"; {checkpoint.last()}" if checkpoint else ""
-            raise TrainingError(
-                f"{error} at step {step}{kept}; continue with --resume and a lower loop.learning_rate"
-            ) from error
-        done = training.done
-        if done % options.report_every == 0 or done == options.steps:
-            left = (time.monotonic() - training.started) / (done - first) * (options.steps - done)
-            rate = options.rate_at(step)
-            report(StepReport(done, options.steps, dict(training.means), raw, rate, norm, left))
-        if checkpoint and ranks.rank() == 0 and (done % options.checkpoint_every == 0 or done == options.steps):
-            checkpoint.save(training.state())
-        if objective.preview and options.preview_every and ranks.rank() == 0 and done % options.preview_every == 0:
-            with training.averaged(), torch.no_grad():
-                objective.preview(done)
+    with training.draws() as draws:
+        for drawn, generator in draws:
+            raw, norm = _sound_step(training, drawn, generator, checkpoint)
+            done, ended = training.done, training.done == options.steps
+            if done % options.report_every == 0 or ended:
+                report(training.report(raw, norm))
+            if checkpoint and ranks.rank() == 0 and (done % options.checkpoint_every == 0 or ended):
+                checkpoint.save(training.state())
+            if objective.preview and options.preview_every and ranks.rank() == 0 and done % options.preview_every == 0:
+                with training.averaged(), torch.no_grad():
+                    objective.preview(done)
     return training.result()
+
+
+def _sound_step(
+    training: _Training, drawn: Any, generator: torch.Generator, checkpoint: Checkpoint | None
+) -> tuple[dict[str, float], float]:
+    """`_Training.step`; a NaN is a TrainingError that says what to do."""
+    try:
+        return training.step(drawn, generator)
+    except FloatingPointError as error:
+        kept = f"; {checkpoint.last()}" if checkpoint else ""
+        raise TrainingError(
+            f"{error} at step {training.done}{kept}; continue with --resume and a lower loop.learning_rate"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -148,6 +149,7 @@ class PreparedImages:
     def __init__(self, cases: PreparedCases, window: WindowRule, spelling: str, codec: LatentCodec) -> None:
         self._cases, self._window, self._spelling, self._codec = cases, window, spelling, codec
         self._remembered = functools.lru_cache(REMEMBERED_LATENTS)(self._encoded)
+        self._encoding = threading.Lock()  # windows are cut by several threads; a GPU has memory for one more network
         config = codec.autoencoder.config
         self.shape = (config.z_channels, *(n // config.downsampling for n in window.shape))
 
@@ -170,7 +172,7 @@ class PreparedImages:
         windows = image_window(self._cases[n], self._window)
         ct_hu, mask = (np.flip(a, LEFT_AXIS).copy() if flip else a for a in windows)
         device = next(self._codec.autoencoder.parameters()).device
-        with torch.autocast(device.type, enabled=False):  # latents as at inference, whatever the training's precision
+        with self._encoding:
             z_0 = self._codec.encode(ct_hu, device)
         return z_0[0].cpu(), torch.from_numpy(mask)[None]
 

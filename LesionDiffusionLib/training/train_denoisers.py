@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,11 @@ def draw(source: Source, training: DenoiserTraining, num_train_steps: int, gener
     return Draw(source(picks[own], flips[own]), t[own], noise[own], padded[own])
 
 
+def drawing(source: Source, training: DenoiserTraining, denoiser: Denoiser) -> Callable[[int, torch.Generator], Draw]:
+    """`draw` as an Objective asks for it."""
+    return lambda step, generator: draw(source, training, denoiser.schedule.num_train_steps, generator)
+
+
 def draw_timesteps(count: int, num_train_steps: int, noise_bias: float, generator: torch.Generator) -> Tensor:
     """``count`` timesteps (int64): uniform for bias 1; P(t < x) = (x / T) ** bias in general."""
     if noise_bias == 1:
@@ -79,8 +85,7 @@ def lmnet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
     """LMNet's backbone and, where it learns, its text encoder ("unet.*", "text.*")."""
     device = _device(denoiser)
 
-    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        drawn = draw(source, training, denoiser.schedule.num_train_steps, generator)
+    def losses(step: int, drawn: Draw, generator: torch.Generator) -> dict[str, Tensor]:
         maps, m_0, noise = (part.to(device) for part in (*MaskBatch(*drawn.batch), drawn.noise))
         m_t = denoiser.schedule.add_noise(m_0, noise, drawn.t)
         condition = Condition(context_of(text, drawn.strings, device), maps)
@@ -88,7 +93,7 @@ def lmnet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
         target, box = denoiser.target(m_0, noise, drawn.t), maps[:, 2:3]
         return {"lmnet": lmnet_loss(output, target, box, training)}
 
-    return Objective(trainable(denoiser, text), losses)
+    return Objective(trainable(denoiser, text), losses, drawing(source, training, denoiser))
 
 
 def lmnet_loss(output: Tensor, target: Tensor, box: Tensor, training: LMNetTraining) -> Tensor:
@@ -105,8 +110,7 @@ def linet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
     """LINet's backbone and, where it learns, its text encoder ("unet.*", "text.*")."""
     device = _device(denoiser)
 
-    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        drawn = draw(source, training, denoiser.schedule.num_train_steps, generator)
+    def losses(step: int, drawn: Draw, generator: torch.Generator) -> dict[str, Tensor]:
         known, z_0, mask, noise = (part.to(device) for part in (*ImageBatch(*drawn.batch), drawn.noise))
         region = training.latent_mask.region(mask)
         start, maps = inpainted(known, training.latent_mask.channel(mask), training.change)
@@ -117,7 +121,7 @@ def linet_objective(denoiser: Denoiser, text: TextEncoder, source: Source, train
         output = denoiser.backbone_output(z_t, drawn.t, condition).float()
         return linet_losses(output, denoiser.target(z_0, noise, drawn.t), region, training, z_0 - start)
 
-    return Objective(trainable(denoiser, text), losses)
+    return Objective(trainable(denoiser, text), losses, drawing(source, training, denoiser))
 
 
 def linet_losses(

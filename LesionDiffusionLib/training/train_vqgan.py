@@ -72,8 +72,11 @@ def vqgan_objective(
     kmeans = training.codebook_start == "kmeans"
     switch = quantized_from(training)
 
-    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        x = draw_windows(windows_hu, training, step, generator).to(device)
+    def draw(step: int, generator: torch.Generator) -> Tensor:
+        return draw_windows(windows_hu, training, step, generator)
+
+    def losses(step: int, drawn: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        x = drawn.to(device)
         z = model.encode(x)
         if step < switch:
             decoded = model.decode(z, quantize=False)
@@ -97,7 +100,7 @@ def vqgan_objective(
         return {**found, "codebook": quantized.codebook_loss}
 
     groups = [list(model.parameters())] + ([list(trainee.judges.parameters())] if trainee.judges else [])
-    return Objective(trainee, losses, groups)
+    return Objective(trainee, losses, draw, groups)
 
 
 def quantized_from(training: VQGANTraining) -> int:

@@ -42,7 +42,8 @@ from LesionDiffusionLib.training.train_vqgan import vqgan_objective
 
 # Settings that may differ when a training goes on: those that change no weight, and those of which the loop keeps a
 # history, because whoever was stopped by a NaN must be able to go on with others.
-UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "sampling", "threshold", "activation_checkpointing")
+UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "workers", "sampling", "threshold")
+UNDECIDING += ("activation_checkpointing",)
 MAY_CHANGE = {*UNDECIDING, *ADJUSTABLE}
 STATISTICS_CASES = 64  # whose latents tell mean and standard deviation
 

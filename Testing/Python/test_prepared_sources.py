@@ -10,10 +10,12 @@ from training_cases import prepared_dataset, tiny_training
 
 from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.linet import LatentCodec
+from LesionDiffusionLib.training.ahead import drawn_ahead
 from LesionDiffusionLib.training.build import make_vqgan, plain_codec
 from LesionDiffusionLib.training.mirroring import LEFT_AXIS
 from LesionDiffusionLib.training.prepared import PreparedCase, PreparedCases
 from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, image_window
+from LesionDiffusionLib.training.train_denoisers import draw
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,22 @@ def test_a_window_is_encoded_once_and_the_mirror_image_for_itself(cases):
     ct_hu, mask = image_window(cases[1], tiny_training("linet").window)
     assert torch.equal(torch.from_numpy(codec.encoded[1]), torch.from_numpy(ct_hu).flip(LEFT_AXIS))
     assert torch.equal(first.mask[1, 0], torch.from_numpy(mask).flip(LEFT_AXIS).float())
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_threads_draw_the_same_bits(cases, kind):
+    """Also where several ask for the same case at once, and where a network encodes what was cut."""
+    training = tiny_training("linet" if kind == "images" else "lmnet")
+    source = images(cases)[0] if kind == "images" else PreparedMasks(cases, training.window, "report")
+
+    def drawn(step):
+        return draw(source, training, 1000, torch.Generator().manual_seed(step))
+
+    with drawn_ahead(drawn, range(12), 4) as ahead:
+        found = list(ahead)
+    for step, mine in enumerate(found):
+        other = drawn(step)
+        assert mine.strings == other.strings
+        assert all(torch.equal(a, b) for a, b in zip(mine.batch, other.batch, strict=True))
+        assert torch.equal(mine.t, other.t)
+        assert torch.equal(mine.noise, other.noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 import os
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from LesionDiffusionLib.errors import OutputError, SettingsError, TrainingError
+from LesionDiffusionLib.errors import DatasetError, OutputError, SettingsError, TrainingError
 from LesionDiffusionLib.training import loop, monitor, ranks
 from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.loop import Ema, LoopOptions, Objective, optimize
@@ -53,11 +54,14 @@ def line_objective(width: int = 1) -> Objective:
     torch.manual_seed(0)
     layer = nn.Linear(width, 1)
 
-    def losses(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        x = torch.randn(16, width, generator=generator)
-        return {"fit": (layer(x) - 3 * x[:, :1] - 1).square().mean()}
+    def draw(step: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(16, width, generator=generator)
 
-    return Objective(layer, losses)
+    def losses(step: int, x: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        bent = torch.rand((), generator=generator)  # chance that is taken while the step is computed
+        return {"fit": (layer(x) - 3 * x[:, :1] - 1).square().mean() + 1e-3 * bent * layer.weight.square().mean()}
+
+    return Objective(layer, losses, draw)
 
 
 def options(steps: int = 40, **changes) -> LoopOptions:
@@ -76,10 +80,28 @@ def test_the_loop_minimizes():
     assert "min left" in str(seen[-1])
 
 
+def test_draws_ahead_change_no_bit():
+    found = [optimize(line_objective(), options(20, workers=n), silent) for n in (0, 1, 3)]
+    assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in other)
+
+
+def test_what_cannot_be_drawn_stops_the_training_at_its_step():
+    objective, seen = line_objective(), []
+
+    def draw(step, generator):
+        if step == 7:
+            raise DatasetError("cannot read the prepared case 7")
+        return objective.draw(step, generator)
+
+    with pytest.raises(DatasetError, match="prepared case 7"):
+        optimize(dataclasses.replace(objective, draw=draw), options(report_every=1), seen.append)
+    assert [report.done for report in seen] == list(range(1, 8))
+
+
 def test_a_broken_loss_stops_and_names_the_last_good_checkpoint(tmp_path):
     layer = nn.Linear(1, 1)
 
-    def losses(step, generator):
+    def losses(step, drawn, generator):
         return {"fit": layer.weight.square().sum() * (math.nan if step == 7 else 1.0)}
 
     with pytest.raises(TrainingError, match=r"nan at step 7; continue with --resume and a lower loop\.learning_rate"):
@@ -95,7 +117,7 @@ def test_a_broken_gradient_never_reaches_the_weights(tmp_path):
     """sqrt has an infinite slope at 0: the loss is finite, its gradient is not."""
     layer = nn.Linear(1, 1)
     with pytest.raises(TrainingError, match=r"the gradient became (nan|inf) at step 0"):
-        optimize(Objective(layer, lambda s, g: {"x": (layer.weight * 0).abs().sqrt().sum()}), options(), silent)
+        optimize(Objective(layer, lambda s, d, g: {"x": (layer.weight * 0).abs().sqrt().sum()}), options(), silent)
     assert torch.isfinite(layer.weight).all()
 
 
@@ -160,8 +182,9 @@ def test_whoever_was_stopped_goes_on_with_a_lower_rate_and_it_is_remembered(tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": -1.0}, "learning_rate, warmup, weight_decay and preview_every are not negative"),
+        ({"learning_rate": -1.0}, "learning_rate, warmup, weight_decay, preview_every and workers are not negative"),
         ({"warmup": -1}, "are not negative"),
+        ({"workers": -1}, "are not negative"),
         ({"betas": (0.9, 1.0)}, r"betas and ema_decay lie in 0..1"),
         ({"ema_decay": 1.5}, r"betas and ema_decay lie in 0..1"),
     ],
@@ -175,7 +198,7 @@ def test_a_gradient_that_stays_nan_in_half_precision_stops_the_training(monkeypa
     """The scaler leaves out steps whose gradient overflowed; one that never does not overflow is a NaN."""
     layer, steps = torch.nn.Linear(1, 1), []
 
-    def losses(step, generator):
+    def losses(step, drawn, generator):
         steps.append(step)
         return {"root": (0 * layer.weight).sum().sqrt()}  # 0, whose slope is 0 times infinity
 
@@ -230,7 +253,7 @@ def test_half_precision_learns_on_a_gpu(precision, tmp_path):
     objective = line_objective()
     layer = objective.module.to("cuda")
 
-    def losses(step, generator):
+    def losses(step, drawn, generator):
         x = torch.randn(16, 1, generator=generator).to("cuda")
         return {"fit": (layer(x).float() - 3 * x - 1).square().mean()}
 
@@ -242,10 +265,8 @@ def test_half_precision_learns_on_a_gpu(precision, tmp_path):
 
 def test_previews_see_the_averaged_weights_and_change_nothing():
     objective, seen = line_objective(), []
-    objective = Objective(
-        objective.module, objective.losses, (), lambda step: seen.append((step, objective.module.weight.item()))
-    )
-    state = optimize(objective, options(9, preview_every=3), silent)
+    shown = dataclasses.replace(objective, preview=lambda step: seen.append((step, objective.module.weight.item())))
+    state = optimize(shown, options(9, preview_every=3), silent)
     assert [step for step, _ in seen] == [3, 6, 9]
     assert seen[-1][1] == state["weight"].item()
     assert objective.module.weight.item() != state["weight"].item(), "the averaged weights lag behind"
