@@ -65,6 +65,14 @@ class WindowRule:
             return self.min_spacing_mm
         return min(max(max(size_mm) / self.box_voxels, self.min_spacing_mm), self.max_spacing_mm)
 
+    def reach_mm(self, size_mm: tuple[float, float, float]) -> float:
+        """How far the window reaches beyond a lesion of ``size_mm`` (X, Y, Z) in its middle, at most.
+
+        Raises PlacementError as `spacing_for`.
+        """
+        spacing_mm, (depth, height, width) = self.spacing_for(size_mm), self.shape
+        return max((n * spacing_mm - s) / 2 for n, s in zip((width, height, depth), size_mm, strict=True))
+
 
 def largest_in_all(rules: Iterable[WindowRule]) -> tuple[float, float, float]:
     """Largest lesion box (X, Y, Z) in mm that the windows of all these networks take."""

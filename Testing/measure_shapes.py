@@ -57,7 +57,7 @@ def main() -> None:
         parser.error(f"expected an LMNet in {args.lmnet}; give a training of lmnet, or a bundle")
     if part.text.encoder != "vocabulary":
         parser.error(f"expected an LMNet with a vocabulary text encoder, got {part.text.encoder}; train another preset")
-    cases = PreparedCases(args.data, "test", part.spec.window.largest_lesion_mm)
+    cases = PreparedCases(args.data, "test", part.spec.window)
     found = shapes(part, cases, device, args.limit)
     figures = judged(found) | {"made_by": dict(part.made_by), "lesions": len(found["real"])}
     print(json.dumps(figures, indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from LesionDiffusionLib.errors import DatasetError
@@ -13,8 +14,11 @@ PROGRAM = "TotalSegmentator"
 
 
 def find_program() -> str:
-    """The path of the installed program. Raises DatasetError when there is none."""
-    program = shutil.which(PROGRAM)
+    """The path of the installed program, also of one in this Python's own environment that is not activated.
+
+    Raises DatasetError when there is none.
+    """
+    program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=sysconfig.get_path("scripts"))
     if program is None:
         raise DatasetError(
             f"{PROGRAM} is not installed: pip install TotalSegmentator, or give existing maps with --organs FOLDER"

@@ -87,14 +87,13 @@ def released(folder: Path) -> list[Scan]:
                 f"the lists in {folder} are not aligned: {len(labels)} labels and {len(lines)} of {kind}; "
                 "give one path a line in each"
             )
-    found, together = [], Counter(Path(label).parent for label in labels)
+    found, names, together = [], _names(labels), Counter(Path(label).parent for label in labels)
     most = max(PATIENT_SCANS, len(labels) // TEST_PART)
     for n, label in enumerate(labels):
         row = {kind: folder / lines[n] for kind, lines in columns.items() if lines is not None}
-        name = "_".join(Path(label).with_suffix("").with_suffix("").parts[-3:])
         found.append(
             Scan(
-                name,
+                names[n],
                 str(Path(label).parent) if together[Path(label).parent] <= most else label,
                 row["label"],
                 row.get("image"),
@@ -110,6 +109,18 @@ def released(folder: Path) -> list[Scan]:
 
 
 LAYOUTS = {"kits23": kits23, "msd": msd, "instance22": instance22, "released": released, "csv": table}
+
+
+def _names(labels: list[str]) -> list[str]:
+    """A name for each path: its last three parts, or as many more as tell them apart."""
+    paths = [Path(label).with_suffix("").with_suffix("") for label in labels]
+    parts = [path.relative_to(path.anchor).parts for path in paths]
+    names = ["_".join(path[-3:]) for path in parts]
+    for count in range(4, max(map(len, parts), default=0) + 1):
+        if len(set(names)) == len(names):
+            break
+        names = ["_".join(path[-count:]) for path in parts]
+    return names
 
 
 def _list(folder: Path, names: tuple[str, ...]) -> list[str] | None:

@@ -175,7 +175,8 @@ def _prepared(
     values.pop("size_mm", None)
     own = {name: getattr(measured, name) for name in measured.__dataclass_fields__ if name not in values}
     report = LesionReport(**{**own, **values, "organ": organ, "lesion_type": known and known.name})
-    stated = tuple(name for name, value in own.items() if value is not None and name not in ("organ", "organ_type"))
+    given = {"organ", "organ_type"} | ({"enhancement"} if scan.enhancement is not None else set())
+    found = tuple(name for name, value in own.items() if value is not None and name not in given)
     ct_value = None if ct is None else round(float(ct.array[lesion].mean()), 1)
     number = next(n for n, name in load_table("totalseg_v1").items() if name in vocabulary().organ(organ).labels)
     numbers = np.where(lesion, np.uint8(number), organs.volume.array.astype(np.uint8))
@@ -187,7 +188,7 @@ def _prepared(
         report,
         _strings(report, entry, ct_value),
     )
-    return Prepared(case, report.lesion_type, measured.size_mm, stated, entry is not None), entry
+    return Prepared(case, report.lesion_type, measured.size_mm, found, entry is not None), entry
 
 
 def _enhancement(scan: Scan, patient: _Surroundings) -> str | None:

@@ -87,7 +87,13 @@ def prepare(
             reasons = "; ".join(f"{entry['scan']}: {entry['reason']}" for entry in left_out[:3])
             raise DatasetError(f"none of {len(scans)} scans could be used: {reasons}")
         manifest = {"format": FORMAT, "dataset": dataset, "version": __version__, "made_by": how.told}
-        manifest |= {"seed": how.seed, "cases": cases, "left_out": left_out, "remarks": remarks}
+        manifest |= {
+            "margin_mm": how.limits.margin_mm,
+            "seed": how.seed,
+            "cases": cases,
+            "left_out": left_out,
+            "remarks": remarks,
+        }
         _write(how.out / MANIFEST, json.dumps(manifest, indent=1))
     except OSError as error:
         raise OutputError(f"cannot write to {how.out}: {error.strerror or error}; make room") from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from LesionDiffusionLib.csv_rows import Row, csv_rows
 from LesionDiffusionLib.datasets.scans import Scan, some_scans, stem
-from LesionDiffusionLib.errors import DatasetError, ReportError
+from LesionDiffusionLib.errors import DatasetError, LabelError, ReportError
+from LesionDiffusionLib.labels import load_table
+from LesionDiffusionLib.lesion_types import lesion_type
 from LesionDiffusionLib.vocabulary import vocabulary
 
 CSV_COLUMNS = ("name", "patient", "image", "label", "lesion_value", "lesion_type", "organ", "organ_values")
@@ -81,6 +83,18 @@ def _merged(scans: Sequence[Scan]) -> list[Scan]:
     return [*merged.values()]
 
 
+def _known(cell: Mapping[str, str]) -> str | None:
+    """The stated enhancement. Raises ReportError, LabelError for a word or a numbering that does not exist: told now,
+    not after hours of reading."""
+    if "lesion_type" in cell:
+        lesion_type(cell["lesion_type"])
+    if "organ" in cell:
+        vocabulary().organ(cell["organ"])
+    if "numbering" in cell:
+        load_table(cell["numbering"])
+    return vocabulary().canonical("enhancement status", cell["enhancement"]) if "enhancement" in cell else None
+
+
 def _scan(folder: Path, row: Row) -> Scan:
     cell = row.cells
     if "label" not in cell:
@@ -97,9 +111,8 @@ def _scan(folder: Path, row: Row) -> Scan:
             f'line {row.line} of the table: expected a plain name, got "{name}"; the column patient groups scans'
         )
     try:
-        told = cell.get("enhancement")
-        enhancement = told and vocabulary().canonical("enhancement status", told)
-    except ReportError as error:
+        enhancement = _known(cell)
+    except (ReportError, LabelError) as error:
         raise DatasetError(f"line {row.line} of the table: {error}") from error
     return Scan(
         name,

@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     organs.add_argument("--totalsegmentator", action="store_true", help="make missing ones; it must be installed")
     organs.add_argument("--device", default="gpu", help="TotalSegmentator's: gpu, cpu or mps (default: gpu)")
     limits = parser.add_argument_group("lesions")
-    limits.add_argument("--margin-mm", type=float, default=80.0, help="surroundings kept (default: 80)")
+    limits.add_argument(
+        "--margin-mm",
+        type=float,
+        default=80.0,
+        help="kept round a lesion; windows must not reach further (default: 80)",
+    )
     limits.add_argument("--lesions-per-scan", type=int, default=3, help="of each kind, largest first (default: 3)")
     limits.add_argument(
         "--round-sphericity", type=float, default=0.85, help="from it on a measured shape is round-like (default: 0.85)"

@@ -18,8 +18,8 @@ def drawn_ahead(draw: Callable[[Step], Drawn], steps: Iterable[Step], workers: i
     """An iterator over ``draw(step)`` for all ``steps`` in their order, at most ``workers`` of them drawn ahead.
 
     Threads suffice: unpacking, resampling and copying leave the interpreter to others. With 0 workers each is drawn
-    when it is asked for. What a draw raises is raised when its turn comes. Leaving the context forgets what was not
-    begun.
+    when it is asked for. What a draw raises is raised when its turn comes. Leaving the context waits for the draws that
+    were begun.
     """
     if not workers:
         yield map(draw, steps)
@@ -28,7 +28,7 @@ def drawn_ahead(draw: Callable[[Step], Drawn], steps: Iterable[Step], workers: i
     try:
         yield _in_turn(lambda step: pool.submit(draw, step), iter(steps), workers)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
 def _in_turn(submit: Callable, steps: Iterator[Step], ahead: int) -> Iterator[Drawn]:

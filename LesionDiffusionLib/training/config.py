@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.diffusion.denoiser import PREDICTIONS
@@ -14,7 +17,7 @@ from LesionDiffusionLib.linet import LatentMask, input_channels, require_one_kne
 from LesionDiffusionLib.networks.unet import UNetConfig
 from LesionDiffusionLib.networks.vqgan import CODEBOOK_WEIGHT, VQGANConfig
 from LesionDiffusionLib.sampling import SamplingOptions
-from LesionDiffusionLib.training.loop import LoopOptions
+from LesionDiffusionLib.training.loop import ADJUSTABLE, LoopOptions
 from LesionDiffusionLib.windowing import WindowRule
 
 SCHEDULES = {"cosine": NoiseSchedule.cosine, "scaled_linear": NoiseSchedule.scaled_linear}
@@ -229,6 +232,12 @@ class VQGANTraining:
                 f"window.shape and crop are divisible by {divisor}, which the network divides them by; "
                 f"got {self.window.shape} and {self.crop}"
             )
+        if self.losses.adversarial != "none" and self.losses.adversarial_from >= self.loop.steps:
+            raise SettingsError(
+                f"losses.adversarial={self.losses.adversarial} would never act: it begins at step "
+                f"losses.adversarial_from={self.losses.adversarial_from} of loop.steps={self.loop.steps}; "
+                "let it begin earlier, or set losses.adversarial=none"
+            )
         if self.start == "linear" and not startable_linearly(self.network):
             raise SettingsError(
                 'start "linear" needs network.norm_groups=0, network.upsampling="transposed", a network.sample_depth '
@@ -244,7 +253,21 @@ def startable_linearly(network: VQGANConfig) -> bool:
 
 
 Training = VQGANTraining | LMNetTraining | LINetTraining
+# What may differ when a training goes on: settings that change no weight, and those of which the loop keeps a history,
+# because whoever was stopped by a NaN must be able to go on with others.
+UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "workers", "sampling", "threshold")
+UNDECIDING += ("activation_checkpointing",)
+MAY_CHANGE = {*UNDECIDING, *ADJUSTABLE}
 KINDS: dict[str, type] = {"vqgan": VQGANTraining, "lmnet": LMNetTraining, "linet": LINetTraining}
+
+
+def deciding(training: Training) -> dict[str, Any]:
+    """The settings that decide the weights, as JSON."""
+    settings = json.loads(json.dumps(dataclasses.asdict(training)))
+    for part in (settings, settings["loop"]):
+        for name in part.keys() & MAY_CHANGE:
+            del part[name]
+    return settings
 
 
 def config_from_json(network: str, data: dict, where: str) -> Training:

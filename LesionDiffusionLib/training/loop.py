@@ -22,6 +22,7 @@ DECAYS = ("cosine", "constant")
 FINAL_RATE = 0.02  # of the peak, at the end of the cosine
 MEMORY = 0.98  # of the running means of the losses
 ADJUSTABLE = ("learning_rate", "clip", "precision")  # may change when a training goes on, which is remembered
+LARGEST_SEED = 2**40  # a step's own seed is made of it, and fits into 64 bits
 SMALLEST_SCALE = 2.0**-14  # of an fp16 loss: who cannot compute a gradient this small has a NaN in it
 
 
@@ -72,6 +73,8 @@ class LoopOptions:
             raise SettingsError(
                 f"learning_rate, warmup, weight_decay, preview_every and workers are not negative, got {self}"
             )
+        if not 0 <= self.seed < LARGEST_SEED:
+            raise SettingsError(f"the seed lies in 0..{LARGEST_SEED - 1}, got {self.seed}")
         if not all(0 <= decay < 1 for decay in (*self.betas, self.ema_decay)):
             raise SettingsError(f"betas and ema_decay lie in 0..1 (1 excluded), got {self.betas} and {self.ema_decay}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import zipfile
 import zlib
 from collections import Counter
@@ -22,11 +23,13 @@ import numpy as np
 from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.report import LesionReport
+from LesionDiffusionLib.training.mirroring import can_mirror
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.windowing import WindowRule
 
 MANIFEST, CASES, FORMAT = "manifest.json", "cases", 1
 SPLITS = ("train", "test")
-REMEMBERED = 64  # cases kept in memory
+REMEMBERED = 16  # cases kept in memory, 60 MB each where there is a CT of 0.8 mm
 _ROUNDING_MM = 1e-3  # of the sizes in a manifest
 
 
@@ -106,7 +109,8 @@ class PreparedCases:
     Args:
         folder: of the prepared dataset.
         split: "train" or "test".
-        largest_mm: (X, Y, Z) of the largest lesion a network takes; larger ones are left out.
+        window: of a network; lesions that are too large for it are left out, and so are those of which too little of
+            the surroundings was kept, where it would see smeared edges.
         need_ct: leave out cases of masks only.
 
     Attributes:
@@ -118,13 +122,14 @@ class PreparedCases:
     """
 
     def __init__(
-        self, folder: Path, split: str = "train", largest_mm: tuple[float, ...] | None = None, need_ct: bool = False
+        self, folder: Path, split: str = "train", window: WindowRule | None = None, need_ct: bool = False
     ) -> None:
         self.folder = folder
-        everything = read_manifest(folder)["cases"]
+        manifest = read_manifest(folder)
+        everything, kept_mm = manifest["cases"], manifest.get("margin_mm", math.inf)  # earlier editions do not tell
         self.splits = {entry["split"] for entry in everything}
         wanted = [entry for entry in everything if entry["split"] == split]
-        reasons = [_unfit(entry, largest_mm, need_ct) for entry in wanted]
+        reasons = [_unfit(entry, kept_mm, window, need_ct) for entry in wanted]
         self.entries = [entry for entry, reason in zip(wanted, reasons, strict=True) if reason is None]
         self.left_out = Counter(reason for reason in reasons if reason is not None)
         if not self.entries:
@@ -133,6 +138,7 @@ class PreparedCases:
                 f"{folder} has no usable case of the split {split!r} among {len(everything)}{why}; prepare other scans"
             )
         self._load = functools.lru_cache(REMEMBERED)(lambda n: PreparedCase.load(folder / self.entries[n]["file"]))
+        self._can_mirror = functools.cache(lambda n: can_mirror(np.unique(self[n].labels.array)))
         self._load_strings = functools.cache(lambda n: load_texts(folder / self.entries[n]["file"])["strings"])
 
     def __len__(self) -> int:
@@ -141,19 +147,26 @@ class PreparedCases:
     def __getitem__(self, n: int) -> PreparedCase:
         return self._load(n)
 
+    def can_mirror(self, n: int) -> bool:
+        """Whether a case may be mirrored left to right; its arrays are read for it once."""
+        return self._can_mirror(n)
+
     def strings(self, n: int) -> dict[str, dict[str, list[str]]]:
         """What a case's networks hear, without reading its arrays: every process asks for the texts of all."""
         return self._load_strings(n)
 
 
-def _unfit(entry: dict[str, Any], largest_mm: tuple[float, ...] | None, need_ct: bool) -> str | None:
-    """Why a case cannot be used, or None."""
+def _unfit(entry: dict[str, Any], kept_mm: float, window: WindowRule | None, need_ct: bool) -> str | None:
+    """Why a case cannot be used, or None; ``kept_mm`` of its surroundings were kept."""
     if need_ct and not entry["has_ct"]:
         return "no CT, only masks (good for LMNet)"
-    if largest_mm is not None and any(
-        s > limit - _ROUNDING_MM for s, limit in zip(entry["size_mm"], largest_mm, strict=True)
-    ):
+    if window is None:
+        return None
+    largest_mm, size_mm = window.largest_lesion_mm, tuple(entry["size_mm"])
+    if any(s > limit - _ROUNDING_MM for s, limit in zip(size_mm, largest_mm, strict=True)):
         return f"larger than the window takes ({'x'.join(f'{v:.0f}' for v in largest_mm)} mm)"
+    if window.reach_mm(size_mm) > kept_mm + _ROUNDING_MM:
+        return f"only {kept_mm:g} mm round the lesion were kept, and the window reaches further (prepare --margin-mm)"
     return None
 
 

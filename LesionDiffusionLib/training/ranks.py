@@ -28,6 +28,7 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
         yield
         return
     if device.type == "cuda":
+        _require_own_gpu(device, world)
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -38,6 +39,21 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
         ) from error
     yield
     dist.destroy_process_group()  # not after an error: it would wait for the others, who wait for this process
+
+
+def _require_own_gpu(device: torch.device, world: int) -> None:
+    """Raises TrainingError where several processes would share a GPU, or cannot talk from one to another."""
+    if not dist.is_nccl_available():
+        raise TrainingError(
+            f"expected NCCL for {world} processes on GPUs, and this torch {torch.__version__} has none (on Windows "
+            "none has); train with one process, without torchrun, or on Linux"
+        )
+    own = int(os.environ.get("LOCAL_RANK", device.index or 0))
+    if device.index != own:
+        raise TrainingError(
+            f"expected a GPU of its own for each of {world} processes, got {device} for number {own}; "
+            "leave --device at auto"
+        )
 
 
 def announced_size() -> int:

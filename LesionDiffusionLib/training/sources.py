@@ -101,7 +101,7 @@ class PreparedMasks:
         return self._cases.strings(n)[self._spelling]["mask"]
 
     def can_mirror(self, n: int) -> bool:
-        return can_mirror(np.unique(self._cases[n].labels.array))
+        return self._cases.can_mirror(n)
 
     def __call__(self, picks: Sequence[int], mirrored: Sequence[bool]) -> MaskBatch:
         return _mask_batch(_mask_arrays(self.windows(n), flip) for n, flip in zip(picks, mirrored, strict=True))
@@ -160,7 +160,7 @@ class PreparedImages:
         return self._cases.strings(n)[self._spelling]["image"]
 
     def can_mirror(self, n: int) -> bool:
-        return can_mirror(np.unique(self._cases[n].labels.array))
+        return self._cases.can_mirror(n)
 
     def __call__(self, picks: Sequence[int], mirrored: Sequence[bool]) -> ImageBatch:
         examples = [self._remembered(n, flip) for n, flip in zip(picks, mirrored, strict=True)]

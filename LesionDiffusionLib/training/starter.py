@@ -44,7 +44,7 @@ from LesionDiffusionLib.training.build import (
 from LesionDiffusionLib.training.bundling import FILES, linet_spec, lmnet_spec, text_spec
 from LesionDiffusionLib.training.case_store import ARRAYS, FOR_LINET, CaseStore, save_shard
 from LesionDiffusionLib.training.checkpoint import Checkpoint
-from LesionDiffusionLib.training.config import LMNetTraining
+from LesionDiffusionLib.training.config import LMNetTraining, deciding
 from LesionDiffusionLib.training.loop import optimize
 from LesionDiffusionLib.training.organ_guess import guess_organs
 from LesionDiffusionLib.training.rendered_case import RenderedCase, random_case, reworded_cases
@@ -108,7 +108,7 @@ def vqgan(data: Path, work: Path) -> None:
     training = RECIPE.vqgan
     train_on = np.load(work / "windows.npy")[: RECIPE.windows]
     model = make_vqgan(training).to(memory_format=torch.channels_last_3d)  # which convolves faster on a CPU
-    checkpoint = Checkpoint(work / "vqgan.checkpoint", dataclasses.asdict(training))
+    checkpoint = Checkpoint(work / "vqgan.checkpoint", deciding(training))
     state = optimize(vqgan_objective(model, train_on, training), training.loop, checkpoint=checkpoint)
     _save(model_state(state), work / "vqgan.safetensors")
 
@@ -186,7 +186,7 @@ def lmnet(data: Path, work: Path) -> None:
     """Train LMNet."""
     denoiser, text = make_denoiser(RECIPE.lmnet)
     source = RenderedMasks(CaseStore(work / "cases"))
-    settings = dataclasses.asdict(RECIPE.lmnet) | {"polish": RECIPE.lmnet_polish}
+    settings = deciding(RECIPE.lmnet) | {"polish": RECIPE.lmnet_polish}
     for training in (RECIPE.lmnet, _polishing(RECIPE.lmnet, RECIPE.lmnet_polish)):
         objective = lmnet_objective(denoiser, text, source, training)
         state = optimize(objective, training.loop, checkpoint=Checkpoint(work / "lmnet.checkpoint", settings))
@@ -200,7 +200,7 @@ def linet(data: Path, work: Path) -> None:
     z = (np.concatenate([np.load(_latents_file(work, name, shown)) for name in SHARD_SEEDS]) for shown in SHOWN)
     source = RenderedImages(CaseStore(*(work / name for name in SHARD_SEEDS)), *z)
     objective = linet_objective(denoiser, text, source, RECIPE.linet)
-    checkpoint = Checkpoint(work / "linet.checkpoint", dataclasses.asdict(RECIPE.linet))
+    checkpoint = Checkpoint(work / "linet.checkpoint", deciding(RECIPE.linet))
     state = optimize(objective, RECIPE.linet.loop, checkpoint=checkpoint)
     _save(denoiser_tensors(state, denoiser), work / "linet.safetensors")
 

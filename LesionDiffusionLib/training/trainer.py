@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from LesionDiffusionLib.errors import DatasetError, OutputError
+from LesionDiffusionLib.errors import DatasetError, OutputError, SettingsError
 from LesionDiffusionLib.linet import LatentCodec, LINet
 from LesionDiffusionLib.lmnet import LMNet
 from LesionDiffusionLib.networks.vqgan import VQGAN
@@ -30,9 +30,16 @@ from LesionDiffusionLib.training.build import (
 )
 from LesionDiffusionLib.training.bundling import CHECKPOINT, Part, fingerprint, save_trained
 from LesionDiffusionLib.training.checkpoint import Checkpoint
-from LesionDiffusionLib.training.config import DenoiserTraining, LINetTraining, LMNetTraining, Training, VQGANTraining
+from LesionDiffusionLib.training.config import (
+    DenoiserTraining,
+    LINetTraining,
+    LMNetTraining,
+    Training,
+    VQGANTraining,
+    deciding,
+)
 from LesionDiffusionLib.training.inputs import Inputs, frozen_weights
-from LesionDiffusionLib.training.loop import ADJUSTABLE, Objective, history_told, optimize
+from LesionDiffusionLib.training.loop import ADJUSTABLE, LoopOptions, Objective, history_told, optimize
 from LesionDiffusionLib.training.monitor import Monitor, require_tensorboard
 from LesionDiffusionLib.training.prepared import MANIFEST, PreparedCases
 from LesionDiffusionLib.training.previews import Pictures, linet_row, lmnet_row, previewing, vqgan_row
@@ -40,11 +47,6 @@ from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, P
 from LesionDiffusionLib.training.train_denoisers import linet_objective, lmnet_objective
 from LesionDiffusionLib.training.train_vqgan import vqgan_objective
 
-# Settings that may differ when a training goes on: those that change no weight, and those of which the loop keeps a
-# history, because whoever was stopped by a NaN must be able to go on with others.
-UNDECIDING = ("report_every", "checkpoint_every", "preview_every", "workers", "sampling", "threshold")
-UNDECIDING += ("activation_checkpointing",)
-MAY_CHANGE = {*UNDECIDING, *ADJUSTABLE}
 STATISTICS_CASES = 64  # whose latents tell mean and standard deviation
 
 
@@ -71,7 +73,8 @@ def require_start(training: Training, inputs: Inputs, folder: Path, resume: bool
     Raises:
         OutputError: the folder is taken and not to be continued.
         DatasetError: no usable case.
-        SettingsError: TensorBoard is wanted and not installed.
+        SettingsError: TensorBoard is wanted and not installed, or the folder's training is finished or further on, so
+            that these settings would do nothing.
         TrainingError: the folder's checkpoint cannot be read, or has other settings.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
@@ -80,7 +83,26 @@ def require_start(training: Training, inputs: Inputs, folder: Path, resume: bool
     if tensorboard:
         require_tensorboard()
     checkpoint = Checkpoint(folder / CHECKPOINT, _deciding(training, inputs))
-    return Start(folder, cases, checkpoint, (checkpoint.load() or {"done": 0})["done"])
+    state = checkpoint.load()
+    if state is not None:
+        _require_effect(training.loop, state, folder)
+    return Start(folder, cases, checkpoint, 0 if state is None else state["done"])
+
+
+def _require_effect(loop: LoopOptions, state: Mapping[str, Any], folder: Path) -> None:
+    """Raises SettingsError for steps that are done already, and for settings of a training that is finished."""
+    done, history = state["done"], state.get("history", [])
+    if loop.steps < done:
+        raise SettingsError(
+            f"the training in {folder} has done {done} steps, and none is taken back: expected loop.steps={done} or "
+            f"more, got {loop.steps}"
+        )
+    changed = [name for name in ADJUSTABLE if history and history[-1][name] != getattr(loop, name)]
+    if loop.steps == done and changed:
+        raise SettingsError(
+            f"the training in {folder} is finished after {done} steps: another loop.{changed[0]} would do nothing; "
+            "leave it as it was, or choose another --out"
+        )
 
 
 def train(
@@ -117,7 +139,7 @@ def train(
 def usable_cases(training: Training, data: Path, split: str = "train") -> PreparedCases:
     """The cases that a network of these settings can learn from."""
     need_ct = not isinstance(training, LMNetTraining)
-    return PreparedCases(data, split, training.window.largest_lesion_mm, need_ct)
+    return PreparedCases(data, split, training.window, need_ct)
 
 
 def make_job(training: Training, inputs: Inputs, cases: PreparedCases, show: Pictures) -> Job:
@@ -196,10 +218,7 @@ def normalizing(codec: LatentCodec, source: PreparedImages, whitening: float) ->
 
 def _deciding(training: Training, inputs: Inputs) -> dict[str, Any]:
     """Everything that decides the weights: a checkpoint is only continued under the same."""
-    settings = json.loads(json.dumps(dataclasses.asdict(training)))
-    for part in (settings, settings["loop"]):
-        for name in part.keys() & MAY_CHANGE:
-            del part[name]
+    settings = deciding(training)
     if training.loop.decay == "constant" and settings.get("codebook_start") != "kmeans":
         del settings["loop"]["steps"]  # then nothing depends on the end, and a training may be made longer
     # As announced, not as joined: a checkpoint is also looked at before the processes join.

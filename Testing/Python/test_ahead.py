@@ -44,16 +44,12 @@ def test_what_a_draw_raises_is_raised_in_its_turn(workers):
             next(draws)
 
 
-def test_who_leaves_early_waits_for_nothing_that_was_not_begun():
-    begun, go_on = [], threading.Event()
-
-    def draw(step):
-        begun.append(step)
-        if step:
-            go_on.wait(PATIENCE_S)
-
-    with drawn_ahead(draw, range(100), 1) as draws:
+def test_who_leaves_early_leaves_no_thread():
+    with drawn_ahead(lambda step: time.sleep(0.01), range(100), 3) as draws:
         next(draws)
-        go_on.set()
-    assert len(begun) <= 2
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
+        assert len(_threads()) == 3
+    assert not _threads()
+
+
+def _threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("draw")]

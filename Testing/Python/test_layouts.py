@@ -62,6 +62,19 @@ def test_the_released_lists(tmp_path):
         released(tmp_path)
 
 
+def test_names_of_the_released_lists_tell_all_scans_apart(tmp_path):
+    def names(*lines: str) -> list[str]:
+        (tmp_path / "label_list.txt").write_text("\n".join(lines))
+        return [scan.name for scan in released(tmp_path)]
+
+    organs = [f"{organ}/cancer/001/label.nii.gz" for organ in ("Liver", "Lung")]
+    assert names(organs[0], "Liver/cancer/002/label.nii.gz") == ["cancer_001_label", "cancer_002_label"]
+    assert names(*organs) == ["Liver_cancer_001_label", "Lung_cancer_001_label"]
+    assert names(*(f"/{line}" for line in organs)) == ["Liver_cancer_001_label", "Lung_cancer_001_label"]
+    with pytest.raises(DatasetError, match="several scans are called Liver_cancer_001_label"):
+        names(organs[0], organs[0])
+
+
 def test_a_folder_of_the_released_lists_is_a_patient_unless_it_holds_too_many(tmp_path):
     def patients(*lines: str) -> list[str]:
         (tmp_path / "label_list.txt").write_text("\n".join(lines))
@@ -101,6 +114,9 @@ def test_layouts_say_what_they_expect(tmp_path):
         ("label\n", "no scan found"),
         ("label,name\na.nii.gz,site1/p1\n", 'line 2 of the table: expected a plain name, got "site1/p1"'),
         ("label,enhancement\na.nii.gz,sideways\n", "line 2 of the table: .*sideways"),
+        ("label,lesion_type\na.nii.gz,liver cyst\nb.nii.gz,liver cystt\n", "line 3 of the table: .*liver cystt"),
+        ("label,organ\na.nii.gz,kidny\n", "line 2 of the table: .*kidny"),
+        ("label,numbering\na.nii.gz,totalseg_v3\n", 'line 2 of the table: unknown numbering "totalseg_v3"'),
     ],
 )
 def test_a_table_that_cannot_be_used_is_explained(tmp_path, text, message):

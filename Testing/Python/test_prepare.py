@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from training_cases import LESION_HU, prepared_dataset, with_lesion, write_dataset
 
+from LesionDiffusionLib.adapters import totalsegmentator
 from LesionDiffusionLib.adapters.totalsegmentator import segment_organs
 from LesionDiffusionLib.datasets import preparation
 from LesionDiffusionLib.datasets.layouts import kits23, released, table
@@ -48,6 +49,15 @@ def test_measured_reports_tell_what_was_put_in(prepared):
         assert entry["report"] == "measured"
         assert {"size_mm", "density", "shape", "lesion_location"} <= set(entry["measured"])
         assert "enhancement status" not in words, "nobody knows, so nothing is stated"
+
+
+def test_what_a_dataset_states_is_not_called_measured(tmp_path):
+    path = write_dataset(tmp_path / "raw", 1)
+    path.write_text(path.read_text().rstrip("\n") + "enhanced CT\n")
+    (entry,) = prepare("csv", table(path), Preparation(tmp_path / "out"))["cases"]
+    assert entry["attributes"]["enhancement status"] == "enhanced CT"
+    assert "enhancement" not in entry["measured"]
+    assert "density" in entry["measured"]
 
 
 def test_the_split_is_by_patient_and_four_to_one():
@@ -237,6 +247,15 @@ def fake_totalsegmentator(folder, body):
     program = folder / "TotalSegmentator"
     program.write_text(f"#!{sys.executable}\nimport sys, shutil\n{body}\n")
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SKIPPED, not passed: the fake is a POSIX script")
+def test_totalsegmentator_is_found_in_an_environment_that_is_not_activated(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(totalsegmentator.sysconfig, "get_path", lambda name: str(tmp_path / name))
+    (tmp_path / "scripts").mkdir()
+    fake_totalsegmentator(tmp_path / "scripts", "pass")
+    assert totalsegmentator.find_program() == str(tmp_path / "scripts" / "TotalSegmentator")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SKIPPED, not passed: the fake is a POSIX script")

@@ -382,6 +382,36 @@ def test_lesions_larger_than_the_window_are_left_out_and_told(data, tmp_path, ca
     assert "has no usable case of the split 'train'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("margin_mm", "used"), [(10, 0), (15.3, 2), (15.5, 5), (None, 5)])
+def test_a_window_does_not_reach_beyond_what_was_kept(margin_mm, used, data, tmp_path, capsys):
+    """Lesions of 22x20x18 mm in a window of 48 mm, and of 18x24x18 mm in one of 48.4 mm, which reaches furthest along
+    their shortest axis. Datasets of earlier editions do not tell what was kept."""
+    prepared = shutil.copytree(data, tmp_path / "data")
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["margin_mm"] = margin_mm
+    if margin_mm is None:
+        del manifest["margin_mm"]
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    window = [f"--set={text}" for text in ("window.min_spacing_mm=3.0", "window.max_spacing_mm=6.0")]
+    assert main(command("lmnet", prepared, tmp_path / "out", *window, "--dry-run")) == (0 if used else 2)
+    told = capsys.readouterr()
+    if used:
+        assert json.loads(told.out)["training_cases"] == used
+    else:
+        assert "only 10 mm round the lesion were kept, and the window reaches further (prepare --margin-mm)" in told.err
+
+
+def test_steps_are_not_taken_back_and_a_finished_training_learns_no_more(trained, data, tmp_path, capsys):
+    folder = shutil.copytree(trained / "lmnet", tmp_path / "lmnet")
+    again = command("lmnet", data, folder, "--resume")
+    assert main([*again, "--set", "loop.learning_rate=1e-5"]) == 2
+    assert "is finished after 6 steps: another loop.learning_rate would do nothing" in capsys.readouterr().err
+    constant = command("lmnet", data, tmp_path / "constant", "--set", "loop.decay=constant")
+    assert main(constant) == 0
+    assert main([*constant, "--resume", "--set", "loop.steps=4"]) == 2
+    assert "has done 6 steps, and none is taken back: expected loop.steps=6 or more" in capsys.readouterr().err
+
+
 def test_a_world_without_others_is_told(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):

@@ -20,7 +20,7 @@ from LesionDiffusionLib.training import starter
 from LesionDiffusionLib.training.build import make_denoiser, make_vqgan, model_state, normalized_units
 from LesionDiffusionLib.training.case_store import FOR_LINET, CaseStore, save_shard
 from LesionDiffusionLib.training.checkpoint import Checkpoint
-from LesionDiffusionLib.training.config import TextOptions, VQGANLosses
+from LesionDiffusionLib.training.config import TextOptions, VQGANLosses, deciding
 from LesionDiffusionLib.training.inputs import Inputs, require_inputs
 from LesionDiffusionLib.training.loop import LoopOptions, optimize
 from LesionDiffusionLib.training.presets import PRESETS
@@ -292,7 +292,7 @@ def test_what_needs_the_patient_without_the_lesion_is_refused_for_prepared_cases
 @pytest.mark.parametrize("step", ["lmnet", "linet"])
 def test_the_starter_does_not_go_on_under_another_recipe(step, tmp_path, monkeypatch, capsys):
     former = dataclasses.replace(getattr(starter.RECIPE, step), noise_bias=7.0)
-    Checkpoint(tmp_path / f"{step}.checkpoint", dataclasses.asdict(former)).save({"done": 1})
+    Checkpoint(tmp_path / f"{step}.checkpoint", deciding(former)).save({"done": 1})
     monkeypatch.setattr(starter, "optimize", lambda objective, options, checkpoint: checkpoint.load())
     for name in ("CaseStore", "RenderedMasks", "RenderedImages", "lmnet_objective", "linet_objective"):
         monkeypatch.setattr(starter, name, lambda *args: None)

@@ -85,6 +85,9 @@ def test_files_that_cannot_be_used_are_explained(tmp_path, monkeypatch):
         ("vqgan", "losses.adversarial=gan", "losses.adversarial is one of none, log, hinge"),
         ("vqgan", "losses.discriminator_norm=none", "losses.discriminator_norm is one of batch, group"),
         ("vqgan", "codebook_start=zero", "codebook_start is one of uniform, kmeans"),
+        ("vqgan", "loop.steps=25000", "losses.adversarial=log would never act: it begins at step losses.adv"),
+        ("lmnet", "loop.seed=20261130123456", "the seed lies in 0..1099511627775, got 20261130123456"),
+        ("lmnet", "loop.seed=-1", "the seed lies in 0..1099511627775, got -1"),
     ],
 )
 def test_values_nobody_knows_are_refused(network, setting, message):

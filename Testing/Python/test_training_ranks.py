@@ -62,6 +62,21 @@ def test_a_single_process_computes_everything():
     assert torch.equal(layer.weight.grad, before)
 
 
+@pytest.mark.parametrize(
+    ("has_nccl", "device", "message"),
+    [
+        (False, "cuda:1", "expected NCCL for 2 processes on GPUs"),
+        (True, "cuda:0", "got cuda:0 for number 1; leave --device at auto"),
+    ],
+)
+def test_processes_that_cannot_have_gpus_of_their_own_are_told(has_nccl, device, message, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(ranks.dist, "is_nccl_available", lambda: has_nccl)
+    with pytest.raises(TrainingError, match=message), ranks.joined_ranks(torch.device(device)):
+        pass
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_only_a_training_that_succeeds_waits_for_the_others(fails, monkeypatch):
     """They wait for a process that failed in their turn: its error must end it, and `torchrun` then ends them."""

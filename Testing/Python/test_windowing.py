@@ -31,6 +31,12 @@ def test_a_scaled_window_follows_the_longest_extent_within_bounds():
         SCALED.spacing_for((121, 20, 20))
 
 
+def test_a_window_reaches_furthest_along_its_longest_and_the_lesions_shortest_axis():
+    assert SCALED.reach_mm((12, 48, 20)) == (48 * 2.0 - 12) / 2
+    assert FIXED.reach_mm((20, 40, 10)) == (152 - 40) / 2
+    assert FIXED.reach_mm((10, 60, 10)) == (128 - 10) / 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
