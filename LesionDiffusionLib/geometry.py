@@ -93,6 +93,16 @@ class Geometry:
             return None
         return ", ".join(self._clauses(other, tolerance_vox)) or f"corners {distance_vox:.2g} voxels apart"
 
+    def voxels_coincide(self, other: Geometry, tolerance_vox: float = 0.01) -> bool:
+        """Whether voxels of both grids lie in the same places where they overlap: one may be cropped, its axes turned
+        by right angles or reversed."""
+        to_other = other.to_voxel_of(self, np.vstack([np.zeros(3), np.eye(3)]))
+        first, steps = to_other[0], to_other[1:] - to_other[0]
+        if not np.array_equal(np.sort(np.abs(np.round(steps)), axis=1), [[0, 0, 1]] * 3):
+            return False
+        drift = np.abs(steps - np.round(steps)).T @ np.asarray(self.shape)
+        return bool(np.all(np.abs(first - np.round(first)) + drift <= tolerance_vox))
+
     def _clauses(self, other: Geometry, tolerance_vox: float) -> list[str]:
         """What differs between two grids of equal shape, by more than moves a corner by ``tolerance_vox``."""
         spacing_drift = np.abs(np.subtract(self.spacing_mm, other.spacing_mm)) * self.shape / self.spacing_mm

@@ -19,11 +19,11 @@ def falloff_mm(mask: np.ndarray, grid: Geometry, patient: Geometry) -> float:
     """Distance from the lesion at which the change has faded to nothing.
 
     Three window voxels and at least 4 mm, but never beyond the window, where nothing was synthesized: a lesion nearly
-    as large as its window fades faster. The volume's own border does not count.
+    as large as its window fades faster, to nothing on the first voxel outside. The volume's own border does not count.
     """
     tight, home = Box.bounding(mask), home_box(grid, patient)
     room = [
-        margin * spacing
+        (margin + 1) * spacing
         for axis, spacing in enumerate(patient.spacing_mm)
         for margin, at_border in (
             (tight.start[axis] - home.start[axis], home.start[axis] == 0),
@@ -32,7 +32,7 @@ def falloff_mm(mask: np.ndarray, grid: Geometry, patient: Geometry) -> float:
         if not at_border
     ]
     wanted = max(LEAST_FALLOFF_MM, FALLOFF_SPACINGS * grid.spacing_mm[0])
-    return float(max(min([wanted, *room]), min(patient.spacing_mm)))
+    return float(min([wanted, *room]))
 
 
 def bring_home(

@@ -13,13 +13,14 @@ from LesionDiffusionLib.geometry import Box, Geometry
 from LesionDiffusionLib.lmnet import condition_maps
 from LesionDiffusionLib.placement import allowed_region
 from LesionDiffusionLib.postprocess import largest_component, threshold_by_extents, threshold_by_volume
-from LesionDiffusionLib.resampling import box_on_grid, sample, sample_home, window_grid
+from LesionDiffusionLib.resampling import box_on_grid, fitting_grid, sample, sample_home, window_grid
 from LesionDiffusionLib.run import Run
 from LesionDiffusionLib.volume import Volume
 
 TRIES = 3  # LMNet is asked again when it draws nothing inside the allowed region
 LEAST_SHARE_OF_OWN_BOX = 0.1  # a user's box with less allowed region than this is taken as a whole
 USUAL_THRESHOLD = 0.5
+SHRINKING = ("inside parenchymal organ", "parenchymal organ margin")  # rules
 LOWERED = (1.0, 0.8, 0.6, 0.4)  # shares of the bundle's threshold, for samples that it cuts short
 
 
@@ -72,8 +73,16 @@ def _region(run: Run) -> np.ndarray:
 
 
 def _binarized(run: Run, sampled: np.ndarray, grid: Geometry, box: Box, region: np.ndarray) -> np.ndarray:
-    """The sampled map as a mask on the patient's grid: thresholded, inside the region, largest component."""
+    """The sampled map as a mask on the patient's grid: thresholded, inside the region, largest component.
+
+    In parenchymal organs a lesion that was drawn too large for its box is shrunk into it. Walls are where they are:
+    theirs are cut, and so are the released networks', as in the released code.
+    """
     own = run.models.bundle.manifest.lmnet.threshold
+    if own is not None and run.plan.rule in SHRINKING:
+        drawn = largest_component(sampled > own)
+        if drawn.any():
+            grid = fitting_grid(grid, Box.bounding(drawn), run.plan.box, run.ct.geometry)
     home = sample_home(sampled, grid, run.ct.geometry, run.plan.box)
     inside = np.zeros(region.shape, bool)
     if own is None:  # released: the sweep looks at the size

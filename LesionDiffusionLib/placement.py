@@ -107,7 +107,8 @@ def sample_box(
     size_vox = _size_vox(site.geometry, size_mm)
     offset = np.asarray(crop.start)
     for axis, n in enumerate(site.geometry.shape):  # the box must lie in the volume
-        low, high = size_vox[axis] // 2, n - (size_vox[axis] - size_vox[axis] // 2)
+        low = (size_vox[axis] - 1) // 2  # voxels of the box before its center, see `centered_box`
+        high = n - size_vox[axis] + low
         index = np.arange(centers.shape[axis]) * stride[axis] + offset[axis]
         outside = (index < low) | (index > high)
         centers[tuple(outside if a == axis else slice(None) for a in range(3))] = False

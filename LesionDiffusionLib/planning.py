@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from LesionDiffusionLib.errors import LabelError, PlacementError, ReportError, VolumeError
-from LesionDiffusionLib.geometry import Box, axes_to_size
+from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
 from LesionDiffusionLib.measured_report import measured_enhancement
 from LesionDiffusionLib.placement import Site, box_at, check_box, check_place, sample_box
 from LesionDiffusionLib.report import LesionReport, RegionRule, format_size, region_rule
+from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
 
 SIZE_TRIES = 20
@@ -69,7 +70,7 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
 
     Raises:
         LabelError, ReportError: the organ is absent or unknown, or the report contradicts the organ map.
-        PlacementError: no place obeys the region rule (after redrawing a size that was not asked for).
+        PlacementError: no place obeys the region rule (after redrawing size and organ, where they were not asked for).
         VolumeError: the mask does not fit the CT.
     """
     _check_wish(wish, ct)
@@ -79,12 +80,13 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
     given, notes = _with_known(ct, organs, wish, report_chance)
     kind = _kind_of(given, organs, report_chance)
     report = draw_report(kind, report_chance, _present(organs), given)
-    organ = organs.mask(report.organ) if organs.is_unknown else organs.require(report.organ)
-    site = Site(organ, (organs.volume.array > 0) & ~organ, ct.geometry)
     avoid = organs.mask(wish.avoid) if wish.avoid else None
     if wish.place == "rule":
-        report, box = _drawn_place(report, given, kind, site, avoid, generators)
+        others = _other_organs(wish.report.organ, kind, organs, report.organ)
+        sites = ((name, _site(organs, name, ct.geometry)) for name in (report.organ, *others))
+        report, site, box = _drawn_place(report, given, kind, sites, avoid, generators)
     else:
+        site = _site(organs, report.organ, ct.geometry)
         report, box, more = _own_place(wish, report, site, avoid)
         notes += ["no organ map was given, so the lesion's place was not checked"] if organs.is_unknown else more
     return Plan(report, region_rule(report), site, box, wish.place, (*checks(report), *notes))
@@ -151,7 +153,42 @@ def _present(organs: OrganMap) -> list[str] | None:
     return None if organs.is_unknown else organs.organs_present()
 
 
+def _site(organs: OrganMap, name: str, geometry: Geometry) -> Site:
+    organ = organs.mask(name) if organs.is_unknown else organs.require(name)
+    return Site(organ, (organs.volume.array > 0) & ~organ, geometry)
+
+
+def _other_organs(stated: str | None, kind: LesionType | None, organs: OrganMap, drawn: str) -> list[str]:
+    """Where else the lesion may lie by what was stated (an organ, a group such as "kidney", or none), largest first."""
+    if stated is not None:
+        possible = vocabulary().organ(stated).parts
+    else:
+        possible = () if kind is None else tuple(kind.organs)
+    present = {name for name in possible if name != drawn and organs.voxel_count(name)}
+    return sorted(present, key=lambda name: (-organs.voxel_count(name), name))
+
+
 def _drawn_place(
+    report: LesionReport,
+    given: LesionReport,
+    kind: LesionType | None,
+    sites: Iterable[tuple[str, Site]],
+    avoid: np.ndarray | None,
+    generators: Sequence[np.random.Generator],
+) -> tuple[LesionReport, Site, Box]:
+    """A box by the region rule in the first of ``sites`` (by organ) that has room; a size that was not asked for is
+    redrawn before another organ is tried. Raises the first organ's PlacementError when none has."""
+    errors = []
+    for organ, site in sites:
+        try:
+            placed, box = _sized_place(dataclasses.replace(report, organ=organ), given, kind, site, avoid, generators)
+            return placed, site, box
+        except PlacementError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _sized_place(
     report: LesionReport,
     given: LesionReport,
     kind: LesionType | None,
@@ -159,7 +196,7 @@ def _drawn_place(
     avoid: np.ndarray | None,
     generators: Sequence[np.random.Generator],
 ) -> tuple[LesionReport, Box]:
-    """A box by the region rule; a size that was not asked for is redrawn when it finds no place."""
+    """A box in one organ; a size that was not asked for is redrawn when it finds no place."""
     report_chance, place_chance = generators
     for _ in range(SIZE_TRIES - 1):
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -10,7 +12,8 @@ from LesionDiffusionLib.case import Case
 from LesionDiffusionLib.geometry import Box, Geometry, nearest_axes
 from LesionDiffusionLib.report import LesionReport
 
-TILE_PX, CAPTION_PX, FIELD_MM, LEAST_FIELD_MM = 300, 34, 3.2, 110.0
+TILE_PX, GAP_PX, LINE_PX, FIELD_MM, LEAST_FIELD_MM = 300, 2, 16, 3.2, 110.0
+CAPTION_LETTERS = 165  # of a line, at the width of the picture
 OUTLINE_RGB = (255, 190, 40)
 # (center, width) in HU, by what has to be seen
 WINDOWS_HU = {"lung": (-500.0, 1500.0), "brain": (40.0, 90.0), "stone": (150.0, 700.0), "": (40.0, 400.0)}
@@ -23,17 +26,21 @@ def preview_image(case: Case) -> Image.Image:
     """Picture of 3 planes (rows) by before, after, after with outline (columns), cropped round the lesion."""
     center = _middle_voxel(case.mask.array)
     window = display_window(case.report)
-    picture = Image.new("RGB", (3 * TILE_PX, CAPTION_PX + 3 * TILE_PX))
+    caption = textwrap.wrap(f"SYNTHETIC, research use only. {case.report.describe()}", CAPTION_LETTERS)
+    top, pitch = (len(caption) + 1) * LINE_PX + 2, TILE_PX + GAP_PX
+    picture = Image.new("RGB", (3 * pitch - GAP_PX, top + 3 * pitch - GAP_PX))
     draw = ImageDraw.Draw(picture)
-    draw.text((6, 2), f"SYNTHETIC, research use only. {case.report.describe()}"[:150], fill=(200, 200, 200))
+    for line, text in enumerate(caption):
+        draw.text((6, 2 + line * LINE_PX), text, fill=(200, 200, 200))
     for column, title in enumerate(("before", "after", "after, outline")):
-        draw.text((6 + column * TILE_PX, 18), title, fill=(140, 140, 140))
+        draw.text((6 + column * pitch, top - LINE_PX), title, fill=(140, 140, 140))
     field_mm = max(LEAST_FIELD_MM, FIELD_MM * max(Box.bounding(case.mask.array).size_mm(case.mask.geometry)))
     for row, plane in enumerate(PLANES):
-        tiles = _tiles(case, plane, center, window, field_mm)
-        for column, tile in enumerate(tiles):
-            picture.paste(tile, (column * TILE_PX, CAPTION_PX + row * TILE_PX))
-        draw.text((6, CAPTION_PX + row * TILE_PX + 4), plane, fill=(140, 140, 140))
+        for column, tile in enumerate(_tiles(case, plane, center, window, field_mm)):
+            picture.paste(tile, (column * pitch, top + row * pitch))
+        place = (6, top + row * pitch + 4)
+        draw.rectangle(draw.textbbox(place, plane), fill=(0, 0, 0))
+        draw.text(place, plane, fill=(170, 170, 170))
     return picture
 
 

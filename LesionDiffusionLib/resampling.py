@@ -121,6 +121,23 @@ def box_on_grid(box: Box, patient: Geometry, grid: Geometry) -> Box:
     return Box(tuple(np.where(empty, middle, start)), tuple(np.where(empty, middle + 1, stop)))
 
 
+def fitting_grid(grid: Geometry, drawn: Box, box: Box, patient: Geometry) -> Geometry:
+    """``grid`` shrunk along the axes where what fills its voxels ``drawn`` reaches beyond ``box`` of the patient.
+
+    On the new grid it ends at the box, and its shape is kept: cut there it would have a flat face. Along the other axes
+    nothing changes, nor anywhere if the two do not meet.
+    """
+    faces = patient.to_voxel_of(grid, box.corners_vox())
+    first, last = np.array([drawn.start, drawn.stop]) - 0.5
+    low, high = np.maximum(first, faces.min(axis=0)), np.minimum(last, faces.max(axis=0))
+    if np.any(low >= high):
+        return grid
+    scale = (high - low) / (last - first)
+    change = np.diag([*scale, 1.0])
+    change[:3, 3] = low - scale * first
+    return Geometry(grid.shape, grid.affine_ras @ change)
+
+
 def _first_voxel(center: float, step_vox: float, size: int, volume_size: int) -> float:
     """Center of the first of ``size`` window voxels, ``step_vox`` apart, in a volume's voxel coordinates."""
     slack = volume_size - size * step_vox

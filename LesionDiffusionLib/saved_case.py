@@ -25,8 +25,8 @@ def require_writable(folder: Path, force: bool = False) -> None:
     """Refuse an output folder early, before any work.
 
     Raises:
-        OutputError: it exists (without ``force``), holds other files than a saved case, is a file, or cannot be
-            written.
+        OutputError: it exists (without ``force``), is no whole saved case or holds other files, is a file, or cannot
+            be written.
     """
     try:
         _require_writable(folder, force)
@@ -74,13 +74,12 @@ def _require_writable(folder: Path, force: bool) -> None:
         raise OutputError(f"expected a folder to write to, but {folder} is a file; choose another --out")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there and not force:
-        raise OutputError(f"the output folder {folder} exists and is not empty; choose another --out or add --force")
+        advice = "choose another --out" + (" or add --force" if PROVENANCE in there else "")
+        raise OutputError(f"the output folder {folder} exists and is not empty; {advice}")
     foreign = sorted(there - {LESION, REPORT, PROVENANCE, PREVIEW} - {name for name in there if name.startswith("ct.")})
-    if foreign:
-        raise OutputError(
-            f"{folder} holds other files than a saved case ({', '.join(foreign[:3])}) and is not overwritten; "
-            "choose another --out"
-        )
+    if there and (foreign or PROVENANCE not in there):  # a scan and its mask may be called ct and lesion, too
+        told = f"other files than a saved case ({', '.join(foreign[:3])})" if foreign else f"no {PROVENANCE} of a case"
+        raise OutputError(f"{folder} holds {told} and is not overwritten; choose another --out")
     parent = next(p for p in folder.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"cannot write to {parent}; choose another --out")

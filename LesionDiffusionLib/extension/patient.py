@@ -13,7 +13,7 @@ import slicer
 from LesionDiffusionLib.bundle_folders import MANIFEST, BundleSummary, installed_bundles, summarize
 from LesionDiffusionLib.errors import LabelError, LesionDiffusionError, SettingsError
 from LesionDiffusionLib.extension.mrml.geometry import volume_geometry, voxels
-from LesionDiffusionLib.extension.mrml.lesions import is_result
+from LesionDiffusionLib.extension.mrml.lesions import input_of, is_result
 from LesionDiffusionLib.extension.mrml.organs import organ_labels, segments
 from LesionDiffusionLib.extension.mrml.placement import roi_box
 from LesionDiffusionLib.extension.organ_matching import structure_for
@@ -71,8 +71,9 @@ def first_ct() -> slicer.vtkMRMLScalarVolumeNode | None:
 
 
 def adds_to_result(node: Node) -> bool:
-    """Whether the next lesion goes into the result that is there."""
-    return node.addToResult and is_result(node.resultVolume)
+    """Whether the next lesion goes into the result that is there: it is asked for, and the result is of this CT."""
+    result = node.resultVolume
+    return node.addToResult and is_result(result) and node.inputVolume in (input_of(result), result)
 
 
 def box_in(node: Node) -> Box | None:
@@ -167,6 +168,11 @@ def _drawn(roi: slicer.vtkMRMLMarkupsROINode | None) -> bool:
 def _missing(node: Node) -> str | None:
     if node.inputVolume is None:
         return "Select a CT."
+    if is_result(node.inputVolume) and not adds_to_result(node):
+        return (
+            "The CT holds synthetic lesions already: choose the scan that it was made from, or let Apply add another "
+            "lesion to this result."
+        )
     volume_geometry(ct_of(node))
     if node.organSegmentation is None:
         return "Select the segmentation of the organs, or make one with TotalSegmentator."

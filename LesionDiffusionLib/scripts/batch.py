@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make what is not there yet; 2 when cases failed, after all others were made."""
+    """Make what is not there yet; 2 when cases failed, after all others were made (0 for a process of several)."""
     from LesionDiffusionLib.scripts.batch_jobs import jobs_of
     from LesionDiffusionLib.worklist import Results
 
@@ -54,9 +54,17 @@ def run(args: argparse.Namespace) -> int:
     finally:
         manifest = results.write_manifest({job.name: job.line for job in jobs})
     if failed:
-        raise WorklistError(f"{failed} of {len(to_make)} cases failed, {manifest} says why; run it again to retry them")
+        told = f"{failed} of {len(to_make)} cases failed, {manifest} says why; run it again to retry them"
+        if _several_processes():  # `torchrun` would stop the others for it, in the middle of their cases
+            print(told, file=sys.stderr)
+            return 0
+        raise WorklistError(told)
     print(f"{len(jobs)} cases, {len(to_make)} of them made now; see {manifest}", file=sys.stderr)
     return 0
+
+
+def _several_processes() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _own_share(jobs: list) -> list:
@@ -102,12 +110,24 @@ def _made(jobs: list, args: argparse.Namespace, results) -> Iterator[tuple[Any, 
         results.succeeded(job.name)
         return case.provenance
 
-    for job, outcome in pipelined(jobs, _Patients().read, work, write):
+    patients = _Patients()
+
+    def read(job) -> tuple:
+        _require_free(results.case(job.name))
+        return patients.read(job)
+
+    for job, outcome in pipelined(jobs, read, work, write):
         if isinstance(outcome, OutputError):
             raise outcome  # a full disk would fail all the others, too
         if isinstance(outcome, Exception):
             results.failed(job.name, outcome)
         yield job, outcome
+
+
+def _require_free(folder: Path) -> None:
+    """Raises WorklistError where something else stands in a case's place: it costs this case alone."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorklistError(f"{folder} is in the way: it is no case that was made whole; rename the case, or remove it")
 
 
 class _Patients:

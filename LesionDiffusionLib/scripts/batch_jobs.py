@@ -42,6 +42,7 @@ class Job:
     def asked(self) -> dict[str, Any]:
         """Everything that decides the case, in plain JSON types."""
         given = {name: getattr(self.args, name) for name in DECIDING}
+        given |= {name: given[name] and given[name].resolve() for name in PATHS}  # however the worklist was named
         return {k: v if isinstance(v, list) else str(v) for k, v in given.items() if v not in (None, [])}
 
 

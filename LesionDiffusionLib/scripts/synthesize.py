@@ -66,10 +66,20 @@ def run(args: argparse.Namespace) -> int:
         wish = wish_from(args, reporter)
         settings = settings_from(args)
         require_writable(args.out, args.force)
+        _require_apart(args)
         models = load(args)
         patient = read_patient(args, reporter)
         wish = with_mask(wish, args, patient[0].volume)
         return synthesize_and_save(patient, wish, models, settings, args, reporter)
+
+
+def _require_apart(args: argparse.Namespace) -> None:
+    """Raises OutputError for an input within --out, which --force would delete with the earlier case."""
+    from LesionDiffusionLib.errors import OutputError
+
+    for path in filter(None, (args.ct, args.organs, args.mask, args.report)):
+        if path.resolve().is_relative_to(args.out.resolve()):
+            raise OutputError(f"the input {path} lies in the output folder {args.out}; choose another --out")
 
 
 def wish_from(args: argparse.Namespace, reporter: Reporter):
@@ -128,7 +138,7 @@ def _organs(args: argparse.Namespace, ct, reporter: Reporter):
     volume, names = read_labels(args.organs)
     difference = ct.geometry.difference(volume.geometry)
     organs = organ_map(align_to(volume, ct, "organ map"), names, args.labels)
-    if difference is not None:
+    if difference is not None and not ct.geometry.voxels_coincide(volume.geometry):
         reporter.warning(f"the organ map was resampled to the CT's grid: {difference}")
     for warning in organs.warnings():
         reporter.warning(warning)

@@ -46,7 +46,13 @@ def report_from(args: argparse.Namespace, reporter: Reporter) -> LesionReport:
     if args.lesion:
         report = dataclasses.replace(report, lesion_type=lesion_type(args.lesion).name)
     settings = [*args.set, *([f"size={args.size_mm.replace(',', 'x')} mm"] if args.size_mm else [])]
-    return report.with_values(settings)
+    report = report.with_values(settings)
+    if report == LesionReport():
+        raise ReportError(
+            "nothing that was given tells of a lesion; give --lesion TYPE, or other words: "
+            "'lesiondiffusion report --vocabulary' lists them"
+        )
+    return report
 
 
 def read_report(path: Path, reporter: Reporter) -> LesionReport:

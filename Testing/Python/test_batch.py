@@ -84,6 +84,34 @@ def test_a_failed_case_is_told_and_tried_again_and_the_others_are_made(files, ca
     assert sorted(path.name for path in (files / "out").iterdir()) == ["absent", "b", "manifest.csv"]
 
 
+def test_under_torchrun_a_failed_case_does_not_stop_the_other_processes(files, capsys, monkeypatch):
+    """A process that ends with an error ends them all."""
+    rows = [f"absent,{FILES.replace('ct.nii.gz', 'late.nii.gz', 1)},liver cyst,,1,", f"b,{FILES},liver cyst,,4,"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert batch(files, *rows) == 0
+    assert "1 of 1 cases failed" in capsys.readouterr().err
+    assert {name: row["status"] for name, row in manifest(files).items()} == {"absent": "failed", "b": "open"}
+
+
+def test_something_in_a_cases_place_costs_that_case_alone(files):
+    (files / "out" / "a").mkdir(parents=True)
+    (files / "out" / "a" / "notes.txt").write_text("mine")
+    rows = [f"a,{FILES},liver cyst,,3,", f"b,{FILES},liver cyst,,4,"]
+    assert batch(files, *rows) == 2
+    told = manifest(files)
+    assert (told["a"]["status"], told["b"]["status"]) == ("failed", "done")
+    assert "is in the way: it is no case that was made whole" in told["a"]["reason"]
+    assert (files / "out" / "a" / "notes.txt").read_text() == "mine"
+
+
+def test_a_batch_goes_on_however_its_worklist_is_named(files, monkeypatch):
+    assert batch(files, f"a,{FILES},liver cyst,,3,") == 0
+    monkeypatch.chdir(files)
+    where = ["--worklist", "list.csv", "--out", "out", "--bundle", str(files / "tiny"), "--device", "cpu"]
+    assert main(["batch", *where]) == 0
+
+
 def test_a_bug_in_one_case_keeps_its_traceback(files, monkeypatch):
     from LesionDiffusionLib import synthesis
 

@@ -14,6 +14,7 @@ from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.io import read_ct, write_labels
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.volume import Volume
 
 
 def command(files, *more, lesion="liver cyst", drop=()):
@@ -159,6 +160,40 @@ def test_an_existing_output_needs_force(files, capsys):
     capsys.readouterr()
     assert "add --force" in error_of(capsys, command(files))
     assert main(command(files, "--force")) == 0
+
+
+def test_an_input_is_not_replaced_by_its_own_result(files, capsys):
+    assert main(command(files)) == 0
+    before = (files / "out" / "ct.nii.gz").read_bytes()
+    again = [*command(files, "--force", drop=["--ct"]), "--ct", str(files / "out" / ".." / "out" / "ct.nii.gz")]
+    assert "lies in the output folder" in error_of(capsys, again)
+    assert (files / "out" / "ct.nii.gz").read_bytes() == before
+
+
+def test_a_text_of_which_nothing_is_understood_makes_no_lesion(files, capsys):
+    argv = [*command(files, drop=["--lesion"]), "--text", "lorem ipsum"]
+    assert "nothing that was given tells of a lesion" in error_of(capsys, argv)
+    assert not (files / "out").exists()
+
+
+def test_an_organ_map_is_called_resampled_where_its_voxels_lie_elsewhere(files, capsys):
+    ct, organs = make_patient()
+    flipped = Volume(organs.volume.array[:, ::-1], Geometry(ct.geometry.shape, ct.geometry.affine_ras @ flip(ct, 1)))
+    write_labels(flipped.array, flipped.geometry, files / "organs.nii.gz")
+    assert main(command(files)) == 0
+    assert "resampled" not in capsys.readouterr().err
+    coarse = np.ascontiguousarray(organs.volume.array[::2, ::2, ::2])
+    affine = ct.geometry.affine_ras @ np.diag([2.0, 2.0, 2.0, 1.0])
+    write_labels(coarse, Geometry(coarse.shape, affine), files / "organs.nii.gz")
+    assert main(command(files, "--force")) == 0
+    assert "the organ map was resampled to the CT's grid: shapes" in capsys.readouterr().err
+
+
+def flip(volume, axis):
+    """From voxels of the array reversed along ``axis`` to those of the array."""
+    matrix = np.eye(4)
+    matrix[axis, axis], matrix[axis, 3] = -1, volume.array.shape[axis] - 1
+    return matrix
 
 
 def test_mask_on_another_grid(files, capsys):

@@ -114,6 +114,29 @@ def test_a_difference_names_what_differs_and_nothing_else(other, clause):
     assert re.search(clause, difference)
 
 
+def test_voxels_of_cropped_turned_and_reversed_grids_coincide(awkward):
+    """(I, J, K) of the other grid are K reversed, I, J of this one, from some voxel of it on."""
+    turned = np.array([[0, 1, 0, 2], [0, 0, 1, -3], [-1, 0, 0, 5], [0, 0, 0, 1]])
+    other = Geometry((4, 5, 6), awkward.affine_ras @ turned)
+    assert awkward.difference(other) is not None
+    assert awkward.voxels_coincide(other)
+    assert other.voxels_coincide(awkward)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.array([[1, 0, 0, 0.4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        np.diag([2.0, 1, 1, 1]),
+        np.diag([1, 1, 1.01, 1]),
+        np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    ],
+)
+def test_voxels_of_moved_coarser_and_rotated_grids_do_not_coincide(change):
+    geometry = make_geometry((9, 9, 9), (1.2, 1.2, 3), np.diag([-1, -1, 1]), degrees_xyz=(5, 0, 9))
+    assert not geometry.voxels_coincide(Geometry((9, 9, 9), geometry.affine_ras @ change))
+
+
 def test_the_tolerance_of_a_difference_is_in_voxels():
     thick = make_geometry((9, 9, 9), (5, 5, 5))
     moved = make_geometry((9, 9, 9), (5, 5, 5), origin_ras=(0, 0.4, 0))

@@ -70,6 +70,21 @@ def test_a_lesion_as_large_as_its_window_fades_inside_it(patient, mask):
     assert rim[mask].min() < -250
 
 
+def test_a_window_that_knows_one_voxel_beyond_the_lesion_fades_on_it():
+    """3 mm voxels and a window of 19 mm round a lesion of 15: only from the second voxel on nothing may change."""
+    geometry = make_geometry((20, 20, 20), (3.0, 3.0, 3.0))
+    mask = np.zeros(geometry.shape, bool)
+    mask[8:13, 8:13, 8:13] = True
+    grid = window_grid(geometry, (10.0, 10.0, 10.0), 0.6, (32,) * 3)
+    flat = Volume(np.zeros(geometry.shape, np.float32), geometry)
+    window, reach_mm = sample(flat, grid), falloff_mm(mask, grid, geometry)
+    near, values = bring_home(flat, mask, grid, (window - 40, window), reach_mm)
+    after = np.zeros(geometry.shape, np.float32)
+    after[near.slices] = values
+    faded = -40 * (0.5 + 0.5 * np.cos(np.pi * 3 / 4))  # 3 of the 4 mm in which it falls
+    assert after[5:16, 10, 10] == pytest.approx([0, 0, faded, *5 * [-40], faded, 0, 0], abs=0.5)
+
+
 def test_the_volumes_own_border_does_not_shorten_the_falloff():
     mask = np.zeros(GEOMETRY.shape, bool)
     mask[:6, 18:28, 17:23] = True

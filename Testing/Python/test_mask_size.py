@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from patients import EllipsoidBackbone, fake_models, make_patient
 from torch import nn
 
 from LesionDiffusionLib.errors import PlacementError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.models import Models
+from LesionDiffusionLib.placement import inscribed_ellipsoid
 from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
@@ -49,6 +51,28 @@ def test_a_threshold_is_lowered_until_the_size_is_right(tmp_path, share):
     for extent, box in zip(extents, case.box.shape, strict=True):
         assert extent >= min(0.8 * box, box - 1)
         assert extent <= box
+
+
+class LargeBackbone(nn.Module):
+    """The ellipsoid of a box that is larger by three voxels on every side."""
+
+    def forward(self, x, timesteps, context):
+        box = x[:, 3:4]
+        grown = torch.cat([x[:, :3], torch.where(nn.functional.max_pool3d(box, 7, 1, 3) > 0, 1.0, 0.0)], dim=1)
+        return EllipsoidBackbone()(grown, timesteps, context)
+
+
+def test_a_lesion_drawn_too_large_is_shrunk_into_its_box_and_has_no_flat_faces(tmp_path):
+    models = unsure_models(tmp_path, 1.0, 0.5)
+    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=LargeBackbone())
+    large = dataclasses.replace(models, lmnet=dataclasses.replace(models.lmnet, denoiser=denoiser))
+    for report in (CYST, Wish(dataclasses.replace(CYST.report, lesion_location="organ margin"))):
+        case = synthesize(*make_patient(), report, bundle=large, settings=Settings(2))
+        mask = case.mask.array[case.box.slices]
+        assert mask.sum() < 1.1 * inscribed_ellipsoid(mask.shape).sum()
+        assert all(abs(e - n) <= max(1, 0.2 * n) for e, n in zip(Box.bounding(mask).shape, mask.shape, strict=True))
+        ends = [mask.take(end, axis).mean() for axis in range(3) for end in (0, -1)]
+        assert max(ends) < 0.5, "a cut ellipsoid fills the faces of its box"
 
 
 @pytest.mark.parametrize("threshold", [0.5, None])

@@ -167,6 +167,19 @@ def test_an_organ_cut_by_the_volumes_border(generator):
             assert Box.whole(SHAPE).contains(sample_box(rule, site, (8, 8, 8), generator))
 
 
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("axes", [np.eye(3), LPS])
+def test_boxes_of_odd_and_even_sizes_take_the_whole_volume_and_no_more(size, axes, generator):
+    """The organ is everywhere: the first and the last voxel of every axis are reached, and none beyond."""
+    shape = (7, 6, size)
+    site = Site(np.ones(shape, bool), np.zeros(shape, bool), make_geometry(shape, (1.0, 1.0, 1.0), axes))
+    boxes = [sample_box("hollow organ margin", site, (size,) * 3, generator) for _ in range(200)]
+    assert all(Box.whole(shape).contains(box) for box in boxes)
+    assert {box.start[0] for box in boxes} >= {0, 7 - size}
+    assert {box.start[1] for box in boxes} >= {0, 6 - size}
+    assert {box.start[2] for box in boxes} == {0}
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.24, 0.5, 0.76])
 @pytest.mark.parametrize("size_mm", [6.0, 7.0])
 def test_a_center_between_voxels_misses_by_at_most_half_a_voxel(fraction, size_mm):

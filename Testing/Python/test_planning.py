@@ -93,6 +93,25 @@ def test_a_drawn_size_is_redrawn_until_it_fits_and_only_the_size():
     assert dataclasses.replace(tight.report, size_mm=free.report.size_mm) == free.report
 
 
+@pytest.mark.parametrize("stated", [None, "kidney", "right kidney"])
+def test_an_organ_without_room_gives_way_to_another_unless_it_was_stated(stated):
+    """A lesion of 20 mm, a right kidney of 8 mm, and a left one of 36 mm."""
+    ct, organs = make_patient()
+    labels = np.zeros_like(organs.volume.array)
+    x, y, z = np.indices(labels.shape)
+    for number, (i, j, k), radius_mm in ((2, (12, 20, 20), 4), (3, (34, 20, 20), 18)):
+        labels[((x - i) * 2.0) ** 2 + ((y - j) * 2.2) ** 2 + ((z - k) * 2.5) ** 2 < radius_mm**2] = number
+    patient = (ct, OrganMap(Volume(labels, ct.geometry), organs.table))
+    words = LesionReport(lesion_type="kidney cyst", organ=stated, lesion_location="inside organ", size_mm=(20.0,) * 3)
+    if stated == "right kidney":
+        with pytest.raises(PlacementError, match="expected room for a 20x20x20 mm lesion"):
+            plan(Wish(words), 0, patient)
+        return
+    plans = [plan(Wish(words), seed, patient) for seed in range(8)]
+    assert {p.report.organ for p in plans} == {"left kidney"}
+    assert all(p.site.organ[p.box.slices].mean() > 0.5 for p in plans)
+
+
 def test_a_stated_size_that_does_not_fit_is_not_changed():
     with pytest.raises(PlacementError, match="at most"):
         plan(Wish(dataclasses.replace(CYST, size_mm=(80.0, 80.0, 80.0))))

@@ -8,7 +8,7 @@ from conftest import make_geometry
 
 from LesionDiffusionLib.errors import GeometryError
 from LesionDiffusionLib.geometry import Box, Geometry
-from LesionDiffusionLib.resampling import box_on_grid, home_box, sample, sample_home, window_grid
+from LesionDiffusionLib.resampling import box_on_grid, fitting_grid, home_box, sample, sample_home, window_grid
 from LesionDiffusionLib.volume import Volume
 
 LPS = np.diag([-1, -1, 1])
@@ -216,6 +216,23 @@ def test_a_box_thinner_than_a_grid_voxel_becomes_the_voxel_at_its_middle():
         assert on_grid.shape == (1, 1, 1)
         center = patient.to_voxel_of(grid, tiny.center_vox)
         assert np.abs(center - on_grid.center_vox).max() <= 0.5 + 1e-6
+
+
+def test_what_reaches_beyond_the_box_ends_at_it_and_nothing_else_moves(patient):
+    grid = window_grid(patient, (8.0, 9.0, 7.0), 1.1, (12, 12, 12))
+    box = Box((6, 7, 5), (10, 11, 9))
+    faces = patient.to_voxel_of(grid, box.corners_vox())
+    low, high = faces.min(axis=0), faces.max(axis=0)
+    start = np.floor(low + 0.5).astype(int) + np.array([-2, 1, 0])  # beyond it, within it, at it
+    stop = np.ceil(high + 0.5).astype(int) + np.array([0, -1, 3])
+    drawn = Box(tuple(start), tuple(stop))
+    fitted = fitting_grid(grid, drawn, box, patient)
+    ends = fitted.to_voxel_of(grid, drawn.corners_vox())
+    assert ends.min(axis=0) == pytest.approx(np.maximum(start - 0.5, low), abs=1e-6)
+    assert ends.max(axis=0) == pytest.approx(np.minimum(stop - 0.5, high), abs=1e-6)
+    inner = Box(tuple(np.ceil(low + 0.5).astype(int)), tuple(np.floor(high + 0.5).astype(int)))
+    assert grid.difference(fitting_grid(grid, inner, box, patient)) is None
+    assert fitting_grid(grid, Box((0, 0, 0), (1, 1, 1)), box, patient) is grid, "they do not meet"
 
 
 def test_a_box_may_reach_outside_the_grid(patient):

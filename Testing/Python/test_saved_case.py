@@ -115,6 +115,19 @@ def test_force_never_deletes_a_folder_that_is_not_a_case(case, ct_file, tmp_path
     assert (precious / "thesis.doc").exists()
 
 
+def test_force_never_deletes_a_scan_and_its_mask(case, ct_file, tmp_path):
+    """They may well be called ct and lesion, as in a case."""
+    patient = tmp_path / "patient"
+    patient.mkdir()
+    for name in ("ct.nii.gz", "lesion.nii.gz"):
+        (patient / name).write_text("the only copy")
+    with pytest.raises(OutputError, match=r"exists and is not empty; choose another --out$"):
+        save_case(case, ct_file, patient)
+    with pytest.raises(OutputError, match=r"holds no provenance\.json of a case and is not overwritten"):
+        save_case(case, ct_file, patient, force=True)
+    assert (patient / "ct.nii.gz").read_text() == "the only copy"
+
+
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match="is a file"):

@@ -72,6 +72,17 @@ def node_names() -> set[str]:
     return {scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())}
 
 
+def test_a_copy_of_a_result_has_no_part_in_its_lesions(ct, made):
+    result = create_result(ct)
+    add_lesion(result, *made, {})
+    copy = create_result(result)
+    assert not lesions(copy)
+    add_lesion(copy, *made, {})
+    remove_lesion(copy, 0)
+    assert len(lesions(result)) == 1
+    assert segmentation_of(result).GetSegmentation().GetNumberOfSegments() == 1
+
+
 def test_the_result_beside_the_ct(ct, patient, made):
     transform = put_under_transform(ct, rigid((0, 0, 20)))
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

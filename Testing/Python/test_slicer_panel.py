@@ -142,6 +142,23 @@ def test_a_second_lesion_goes_into_the_same_result(patient_user):
     assert patient_user.node.resultVolume is not first
 
 
+def test_a_lesion_is_added_to_results_of_the_chosen_ct_alone(patient_user):
+    make_cyst(patient_user)
+    first, scan = patient_user.node.resultVolume, patient_user.node.inputVolume
+    other = add_ct(make_patient(seed=1)[0], "another patient")
+    patient_user.node.inputVolume = other
+    make_cyst(patient_user, addToResult=True, seed=5)
+    assert patient_user.node.resultVolume is not first
+    assert input_of(patient_user.node.resultVolume) is other
+    assert len(lesions(first)) == 1
+    patient_user.node.inputVolume, patient_user.node.addToResult = first, False
+    patient_user.look()
+    assert "holds synthetic lesions already" in patient_user.ui.applyButton.toolTip
+    patient_user.node.inputVolume = scan
+    patient_user.look()
+    assert patient_user.ui.applyButton.enabled
+
+
 def test_candidates_to_choose_from(patient_user):
     make_cyst(patient_user, candidates=3)
     synthesizer = patient_user.widget.logic.synthesizer

@@ -63,6 +63,7 @@ def create_result(ct: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLScalarVol
     for attribute in list(volume.GetAttributeNames()):  # a copy of a scan is no scan: no DICOM identity
         if attribute.startswith("DICOM."):
             volume.RemoveAttribute(attribute)
+    volume.RemoveNodeReferenceIDs(LESION_ROLE)  # those of a result that is copied stay its own
     volume.SetAttribute("LesionDiffusion.synthetic", "true")
     volume.SetDescription("Contains synthetic lesions. Research use only; not for diagnosis.")
     segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} lesions")
