@@ -21,6 +21,7 @@ TRIES = 3  # LMNet is asked again when it draws nothing inside the allowed regio
 LEAST_SHARE_OF_OWN_BOX = 0.1  # a user's box with less allowed region than this is taken as a whole
 USUAL_THRESHOLD = 0.5
 SHRINKING = ("inside parenchymal organ", "parenchymal organ margin")  # rules
+LEAST_SHRUNK_VOX = 5  # along every axis of the box: in fewer every face is flat, and a shrunk lesion would be a voxel
 LOWERED = (1.0, 0.8, 0.6, 0.4)  # shares of the bundle's threshold, for samples that it cuts short
 
 
@@ -79,7 +80,7 @@ def _binarized(run: Run, sampled: np.ndarray, grid: Geometry, box: Box, region: 
     theirs are cut, and so are the released networks', as in the released code.
     """
     own = run.models.bundle.manifest.lmnet.threshold
-    if own is not None and run.plan.rule in SHRINKING:
+    if own is not None and run.plan.rule in SHRINKING and min(region.shape) >= LEAST_SHRUNK_VOX:
         drawn = largest_component(sampled > own)
         if drawn.any():
             grid = fitting_grid(grid, Box.bounding(drawn), run.plan.box, run.ct.geometry)

@@ -70,7 +70,7 @@ lesions of many sizes, the word "heterogeneous" fails in seven of 45 on the phan
 "ill-defined" in four of 42 and five of 34; lesions drawn by the rule (`measure_rule`) fail in one, none, none and one:
 textures and blurred edges come out fainter than the rule's. Every mask lies in its box and region and is one piece
 because the program cuts it so; what LMNet draws before that does in about three of four cases. Soft tissue beside air
-misses the rule's 28 to 48 HU (unenhanced): 76 HU in the example of the colon, -69 in that of the lung, -33 in the
+misses the rule's 28 to 48 HU (unenhanced): 50 HU in the example of the colon, -69 in that of the lung, -33 in the
 chest's nodule. Shapes called irregular are only mildly so. One lesion in five (real scan: one in ten) misses its size
 by over a quarter, in walls of hollow organs.
 """

@@ -11,6 +11,7 @@ from torch import nn
 
 from LesionDiffusionLib.errors import PlacementError
 from LesionDiffusionLib.geometry import Box
+from LesionDiffusionLib.mask_stage import LEAST_SHRUNK_VOX
 from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.placement import inscribed_ellipsoid
 from LesionDiffusionLib.planning import Wish
@@ -73,6 +74,19 @@ def test_a_lesion_drawn_too_large_is_shrunk_into_its_box_and_has_no_flat_faces(t
         assert all(abs(e - n) <= max(1, 0.2 * n) for e, n in zip(Box.bounding(mask).shape, mask.shape, strict=True))
         ends = [mask.take(end, axis).mean() for axis in range(3) for end in (0, -1)]
         assert max(ends) < 0.5, "a cut ellipsoid fills the faces of its box"
+
+
+def test_in_a_box_of_few_voxels_a_lesion_is_cut(tmp_path):
+    """Every face is flat there, and an irregular lesion would shrink to a single voxel."""
+    models = unsure_models(tmp_path, 1.0, 0.5)
+    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=LargeBackbone())
+    large = dataclasses.replace(models, lmnet=dataclasses.replace(models.lmnet, denoiser=denoiser))
+    case = synthesize(
+        *make_patient(), Wish(dataclasses.replace(CYST.report, size_mm=(8, 8, 8))), bundle=large, settings=Settings(2)
+    )
+    mask = case.mask.array[case.box.slices]
+    assert min(mask.shape) < LEAST_SHRUNK_VOX
+    assert mask.sum() > inscribed_ellipsoid(mask.shape).sum()
 
 
 @pytest.mark.parametrize("threshold", [0.5, None])
