@@ -72,7 +72,8 @@ textures and blurred edges come out fainter than the rule's. Every mask lies in 
 because the program cuts it so; what LMNet draws before that does in about three of four cases. Soft tissue beside air
 misses the rule's 28 to 48 HU (unenhanced): 50 HU in the example of the colon, -69 in that of the lung, -33 in the
 chest's nodule. Shapes called irregular are only mildly so. One lesion in five (real scan: one in ten) misses its size
-by over a quarter, in walls of hollow organs.
+by over a quarter, in walls of hollow organs. All figures were measured before the program shrank masks of parenchymal
+organs that are too large for their box; it cut them.
 """
 
 
