@@ -106,9 +106,9 @@ def sample_box(
         centers &= _depth_in_radii(clear, local.geometry, size_mm) >= 1
     size_vox = _size_vox(site.geometry, size_mm)
     offset = np.asarray(crop.start)
+    before = np.negative(centered_box((0, 0, 0), size_vox).start)  # voxels of a box that lie before its center
     for axis, n in enumerate(site.geometry.shape):  # the box must lie in the volume
-        low = (size_vox[axis] - 1) // 2  # voxels of the box before its center, see `centered_box`
-        high = n - size_vox[axis] + low
+        low, high = before[axis], before[axis] + n - size_vox[axis]
         index = np.arange(centers.shape[axis]) * stride[axis] + offset[axis]
         outside = (index < low) | (index > high)
         centers[tuple(outside if a == axis else slice(None) for a in range(3))] = False

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         manifest = results.write_manifest({job.name: job.line for job in jobs})
     if failed:
         told = f"{failed} of {len(to_make)} cases failed, {manifest} says why; run it again to retry them"
-        if _several_processes():  # `torchrun` would stop the others for it, in the middle of their cases
+        if _rank_and_world()[1] > 1:  # `torchrun` would stop the others for it, in the middle of their cases
             print(told, file=sys.stderr)
             return 0
         raise WorklistError(told)
@@ -63,13 +63,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _several_processes() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+def _rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many `torchrun` started; read here, for `training.ranks` would load torch."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _own_share(jobs: list) -> list:
-    """This process's cases, where `torchrun` started several; they need not know of each other."""
-    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    """This process's cases, where there are several; they need not know of each other."""
+    rank, world = _rank_and_world()
     return jobs[rank::world]
 
 

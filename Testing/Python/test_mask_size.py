@@ -34,10 +34,15 @@ class UnsureBackbone(nn.Module):
 
 
 def unsure_models(folder, share: float, threshold: float | None) -> Models:
+    return drawing_models(folder, UnsureBackbone(share), threshold)
+
+
+def drawing_models(folder, backbone: nn.Module, threshold: float | None) -> Models:
+    """Fakes whose LMNet draws as ``backbone`` does, cut at ``threshold``."""
     models = fake_models(folder)
     spec = dataclasses.replace(models.bundle.manifest.lmnet, threshold=threshold)
     manifest = dataclasses.replace(models.bundle.manifest, lmnet=spec)
-    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=UnsureBackbone(share))
+    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=backbone)
     return dataclasses.replace(
         models,
         bundle=dataclasses.replace(models.bundle, manifest=manifest),
@@ -64,9 +69,7 @@ class LargeBackbone(nn.Module):
 
 
 def test_a_lesion_drawn_too_large_is_shrunk_into_its_box_and_has_no_flat_faces(tmp_path):
-    models = unsure_models(tmp_path, 1.0, 0.5)
-    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=LargeBackbone())
-    large = dataclasses.replace(models, lmnet=dataclasses.replace(models.lmnet, denoiser=denoiser))
+    large = drawing_models(tmp_path, LargeBackbone(), 0.5)
     for report in (CYST, Wish(dataclasses.replace(CYST.report, lesion_location="organ margin"))):
         case = synthesize(*make_patient(), report, bundle=large, settings=Settings(2))
         mask = case.mask.array[case.box.slices]
@@ -78,9 +81,7 @@ def test_a_lesion_drawn_too_large_is_shrunk_into_its_box_and_has_no_flat_faces(t
 
 def test_in_a_box_of_few_voxels_a_lesion_is_cut(tmp_path):
     """Every face is flat there, and an irregular lesion would shrink to a single voxel."""
-    models = unsure_models(tmp_path, 1.0, 0.5)
-    denoiser = dataclasses.replace(models.lmnet.denoiser, backbone=LargeBackbone())
-    large = dataclasses.replace(models, lmnet=dataclasses.replace(models.lmnet, denoiser=denoiser))
+    large = drawing_models(tmp_path, LargeBackbone(), 0.5)
     case = synthesize(
         *make_patient(), Wish(dataclasses.replace(CYST.report, size_mm=(8, 8, 8))), bundle=large, settings=Settings(2)
     )
