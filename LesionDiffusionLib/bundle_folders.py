@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from LesionDiffusionLib.errors import BundleError
+from LesionDiffusionLib.errors import BundleError, OutputError
 from LesionDiffusionLib.resources import resource_path, user_data_dir
 from LesionDiffusionLib.windowing import WindowRule, largest_in_all
 
@@ -45,12 +45,22 @@ def user_bundles_dir() -> Path:
 
 
 def delete_bundle(name: str) -> Path:
-    """Delete a bundle of the user's folder; the shipped one stays. Returns its former folder."""
+    """Delete a bundle of the user's folder; the shipped one stays, and so does what a link leads to.
+
+    Returns its former folder. Raises BundleError for any other name, OutputError when it cannot be deleted.
+    """
     folder = user_bundles_dir() / name
     if not (folder / MANIFEST).is_file() or folder.parent != user_bundles_dir():
         own = ", ".join(n for n, path in installed_bundles().items() if path.parent == user_bundles_dir()) or "none"
         raise BundleError(f"expected one of your own bundles ({own}), got {name!r}")
-    shutil.rmtree(folder)
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            (folder / MANIFEST).unlink()  # first: what an error leaves behind is no bundle any more
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError(f"cannot delete {folder}: {error.strerror or error}; delete it by hand") from error
     return folder
 
 

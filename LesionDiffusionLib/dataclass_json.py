@@ -28,6 +28,8 @@ def from_json(kind: type[Kind], data: object, where: str) -> Kind:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     plain = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if value is None and NoneType in plain:
         return None
@@ -37,6 +39,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     sequence = next((kind for kind in plain if get_origin(kind) is tuple), None)
     if sequence is not None:
         return _tuple(get_args(sequence), value, where)
+    mapping = next((kind for kind in plain if get_origin(kind) is Mapping), None)
+    if mapping is not None and isinstance(value, dict):
+        return {key: _value(get_args(mapping)[1], item, f"{where}: {key}") for key, item in value.items()}
     wanted = tuple(dict if get_origin(t) is Mapping else t for t in plain)
     wanted = tuple(t for t in wanted if isinstance(t, type))
     if isinstance(value, float) and value.is_integer() and int in wanted and float not in wanted:

@@ -87,13 +87,13 @@ class OrganMap:
 
     def voxel_count(self, name: str) -> int:
         """Number of voxels of an organ or structure. Raises LabelError for a name nobody knows."""
-        return int(self._counts[self._numbers(name)].sum())
+        return int(self._counts[self.numbers(name)].sum())
 
     def mask(self, names: str | Iterable[str]) -> np.ndarray:
         """Voxels of any of the named organs or structures: bool (I, J, K), possibly empty. Raises LabelError."""
         chosen = np.zeros(len(self._counts), bool)
         for name in [names] if isinstance(names, str) else names:
-            chosen[self._numbers(name)] = True
+            chosen[self.numbers(name)] = True
         return chosen[self.volume.array]
 
     def require(self, name: str) -> np.ndarray:
@@ -142,7 +142,7 @@ class OrganMap:
         slabs = (slab.ravel(order="K").astype(np.intp) for slab in np.moveaxis(self.volume.array, -1, 0))
         return sum((np.bincount(slab, minlength=length) for slab in slabs), np.zeros(length, np.intp))
 
-    def _numbers(self, name: str) -> list[int]:
+    def numbers(self, name: str) -> list[int]:
         """Numbers in the map of one organ or structure."""
         organ = _organ(name)
         if organ is None and name not in self.table.values():

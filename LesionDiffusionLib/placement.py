@@ -102,9 +102,10 @@ def sample_box(
     local, stride = _thinned(site.cropped(crop), size_mm)
     centers = feasible_centers(rule, local, size_mm)
     if avoid is not None:
-        clear = ~avoid[crop.slices][tuple(slice(None, None, s) for s in stride)]
+        grown = ndimage.maximum_filter(avoid[crop.slices], stride)  # or a thin vessel lies between the voxels looked at
+        clear = ~grown[tuple(slice(None, None, s) for s in stride)]
         centers &= _depth_in_radii(clear, local.geometry, size_mm) >= 1
-    size_vox = _size_vox(site.geometry, size_mm)
+    size_vox = size_in_voxels(site.geometry, size_mm)
     offset = np.asarray(crop.start)
     before = np.negative(centered_box((0, 0, 0), size_vox).start)  # voxels of a box that lie before its center
     for axis, n in enumerate(site.geometry.shape):  # the box must lie in the volume
@@ -125,6 +126,12 @@ def centered_box(center_vox, size_vox) -> Box:
     return Box(start, tuple(s + n for s, n in zip(start, size_vox, strict=True)))
 
 
+def size_in_voxels(geometry: Geometry, size_mm: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Voxels along i, j, k of a lesion of ``size_mm`` (X, Y, Z), at least one along each."""
+    per_axis_mm = size_to_axes(geometry, size_mm)
+    return tuple(max(1, round(m / s)) for m, s in zip(per_axis_mm, geometry.spacing_mm, strict=True))
+
+
 def box_at(center_ras_mm, size_mm: tuple[float, float, float], geometry: Geometry) -> Box:
     """The box of ``size_mm`` (X, Y, Z) round a point given in RAS mm.
 
@@ -138,12 +145,7 @@ def box_at(center_ras_mm, size_mm: tuple[float, float, float], geometry: Geometr
             f"expected a center inside the CT (RAS about {np.round(near).tolist()} to {np.round(far).tolist()} mm), "
             f"got {list(map(float, center_ras_mm))}; give the point in RAS mm (LPS tools flip the first two signs)"
         )
-    return centered_box(center_vox, _size_vox(geometry, size_mm)).clipped(geometry.shape)
-
-
-def check_box(rule: RegionRule, site: Site, box: Box) -> list[str]:
-    """Warnings for a user's own box, judged by the ellipsoid inscribed in it: one sentence per broken rule."""
-    return check_place(rule, site.cropped(box), inscribed_ellipsoid(box.shape))
+    return centered_box(center_vox, size_in_voxels(geometry, size_mm)).clipped(geometry.shape)
 
 
 def check_place(rule: RegionRule, site: Site, lesion: np.ndarray) -> list[str]:
@@ -174,14 +176,9 @@ def inscribed_ellipsoid(shape: tuple[int, int, int]) -> np.ndarray:
     return axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :] <= 1.0
 
 
-def _size_vox(geometry: Geometry, size_mm: tuple[float, float, float]) -> tuple[int, int, int]:
-    per_axis_mm = size_to_axes(geometry, size_mm)
-    return tuple(max(1, round(m / s)) for m, s in zip(per_axis_mm, geometry.spacing_mm, strict=True))
-
-
 def _neighborhood(site: Site, size_mm: tuple[float, float, float]) -> Box:
     """The organ and one lesion around it: all that placement has to look at."""
-    return Box.bounding(site.organ).padded(_size_vox(site.geometry, size_mm)).clipped(site.geometry.shape)
+    return Box.bounding(site.organ).padded(size_in_voxels(site.geometry, size_mm)).clipped(site.geometry.shape)
 
 
 def _thinned(site: Site, size_mm: tuple[float, float, float]) -> tuple[Site, tuple[int, int, int]]:

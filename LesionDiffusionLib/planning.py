@@ -13,7 +13,7 @@ from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
 from LesionDiffusionLib.measured_report import measured_enhancement
-from LesionDiffusionLib.placement import Site, box_at, check_box, check_place, sample_box
+from LesionDiffusionLib.placement import Site, box_at, check_place, inscribed_ellipsoid, sample_box, size_in_voxels
 from LesionDiffusionLib.report import LesionReport, RegionRule, format_size, region_rule
 from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
@@ -119,6 +119,8 @@ def _with_known(
     side = np.random.default_rng(generator.integers(2**63))  # drawn always: stating an organ changes no other draw
     if wish.report.organ is not None:
         known["organ"] = organs.resolve_organ(wish.report.organ, side)
+    if (there := _organ_there(ct.geometry, organs, wish)) is not None:
+        known["organ"] = there
     place = wish.box if wish.mask is None else Box.bounding(wish.mask)
     if place is not None:
         known["size_mm"] = axes_to_size(ct.geometry, place.size_mm(ct.geometry))
@@ -131,6 +133,34 @@ def _with_known(
     elif measured not in (None, wish.report.enhancement):
         notes.append(f'the report says "{wish.report.enhancement}", but the vessels look like {measured}')
     return dataclasses.replace(wish.report, **known), notes
+
+
+def _organ_there(geometry: Geometry, organs: OrganMap, wish: Wish) -> str | None:
+    """Of the organs that the report leaves open, the one that the user's own place has most of; None: no such one."""
+    if wish.place == "rule" or organs.is_unknown:
+        return None
+    report, present = wish.report, [name for name in organs.organs_present() if not _has_present_part(name, organs)]
+    if report.organ is not None:
+        possible = vocabulary().organ(report.organ).parts
+    else:
+        possible = present if report.lesion_type is None else lesion_type(report.lesion_type).organs
+    box, lesion = _own_lesion(wish, geometry)
+    labels = organs.volume.array[box.slices][lesion]
+    shares = {name: np.isin(labels, organs.numbers(name)).mean() for name in possible if name in present}
+    return max(shares, key=shares.get) if any(shares.values()) else None
+
+
+def _has_present_part(name: str, organs: OrganMap) -> bool:
+    return any(organs.voxel_count(part) for part in vocabulary().organ(name).parts)
+
+
+def _own_lesion(wish: Wish, geometry: Geometry) -> tuple[Box, np.ndarray]:
+    """Box and voxels within it of the mask, the box's ellipsoid, or the one voxel of a center."""
+    if wish.mask is not None:
+        box = Box.bounding(wish.mask)
+        return box, wish.mask[box.slices]
+    box = wish.box or box_at(wish.center_ras_mm, (0, 0, 0), geometry)
+    return box, inscribed_ellipsoid(box.shape)
 
 
 def _kind_of(report: LesionReport, organs: OrganMap, generator: np.random.Generator) -> LesionType | None:
@@ -212,14 +242,16 @@ def _own_place(
     wish: Wish, report: LesionReport, site: Site, avoid: np.ndarray | None
 ) -> tuple[LesionReport, Box, list[str]]:
     """The user's own box, center or mask always wins: with warnings, never a refusal."""
-    rule = region_rule(report)
-    if wish.mask is not None:
-        box = Box.bounding(wish.mask)
-        notes = check_place(rule, site.cropped(box), wish.mask[box.slices])
+    if wish.place == "center":
+        box = box_at(wish.center_ras_mm, report.size_mm, site.geometry)
+        lesion = inscribed_ellipsoid(box.shape)
     else:
-        box = wish.box or box_at(wish.center_ras_mm, report.size_mm, site.geometry)
-        notes = check_box(rule, site, box)
+        box, lesion = _own_lesion(wish, site.geometry)
+    notes = check_place(region_rule(report), site.cropped(box), lesion)
     size_mm = axes_to_size(site.geometry, box.size_mm(site.geometry))
-    if avoid is not None and avoid[box.slices].any():
+    if wish.place == "center" and box.shape != size_in_voxels(site.geometry, report.size_mm):
+        cut = f"of the {format_size(report.size_mm)} only {format_size(size_mm)} are left"
+        notes.append(f"the CT ends near the center: {cut}; move the center for a whole lesion")
+    if avoid is not None and avoid[box.slices][lesion].any():
         notes.append(f"the {wish.place} touches what was to be avoided ({', '.join(wish.avoid)})")
     return dataclasses.replace(report, size_mm=size_mm), box, notes

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from LesionDiffusionLib.errors import ReportError
 from LesionDiffusionLib.vocabulary import LESION_TYPE, vocabulary
@@ -98,10 +98,7 @@ class LesionReport:
         return value if isinstance(value, tuple) else () if value is None else (value,)
 
     def with_values(self, settings: Iterable[str]) -> LesionReport:
-        """This report changed by settings such as "density=hypodense lesion". Raises ReportError.
-
-        A new organ brings its own organ type, unless that is set as well.
-        """
+        """This report changed by settings such as "density=hypodense lesion". Raises ReportError. See `updated`."""
         attributes = {}
         for setting in settings:
             name, equals, text = setting.partition("=")
@@ -109,10 +106,12 @@ class LesionReport:
                 raise ReportError(f'expected ATTRIBUTE=VALUE, got "{setting}"; for example "shape=round-like"')
             attributes[vocabulary().attribute(name)] = text
         given = LesionReport.from_attributes(attributes)
-        changes = {FIELDS[name]: getattr(given, FIELDS[name]) for name in attributes}
-        if "organ" in changes:
-            changes.setdefault("organ_type", vocabulary().organ(given.organ).organ_type)
-        return dataclasses.replace(self, **changes)
+        return self.updated({FIELDS[name]: getattr(given, FIELDS[name]) for name in attributes})
+
+    def updated(self, changes: Mapping[str, Any]) -> LesionReport:
+        """This report with other values of some fields; a new organ brings its own type, unless that is among them."""
+        own_type = {"organ_type": vocabulary().organ(changes["organ"]).organ_type} if changes.get("organ") else {}
+        return dataclasses.replace(self, **(own_type | dict(changes)))
 
     def to_json(self) -> str:
         """Our report file: lesion type, attributes by name, size in mm."""

@@ -34,8 +34,8 @@ class WindowRule:
             raise ValueError(f"WindowRule.shape needs three sizes of at least 4, got {self.shape}")
         if not 0 < self.min_spacing_mm <= self.max_spacing_mm:
             raise ValueError(f"WindowRule needs 0 < min_spacing_mm <= max_spacing_mm, got {self}")
-        if self.box_voxels is not None and not 1 <= self.box_voxels <= min(self.shape):
-            raise ValueError(f"WindowRule.box_voxels must lie in 1..{min(self.shape)}, got {self.box_voxels}")
+        if self.box_voxels is not None and not 1 <= self.box_voxels < min(self.shape):
+            raise ValueError(f"WindowRule.box_voxels must lie in 1..{min(self.shape) - 1}, got {self.box_voxels}")
 
     def is_multiple_of(self, divisor: int) -> bool:
         """Whether a network that divides every edge by ``divisor`` takes the window."""
@@ -43,11 +43,15 @@ class WindowRule:
 
     @property
     def largest_lesion_mm(self) -> tuple[float, float, float]:
-        """Largest lesion box (X, Y, Z) the window takes; a scaled window takes the same along all axes."""
+        """Largest lesion box (X, Y, Z) the window takes; a scaled window takes the same along all axes.
+
+        A fixed one takes a voxel less than it has: on whole voxels it may begin one before the lesion (released-model
+        5.4), and would then end before it.
+        """
         if self.box_voxels is not None:
             return (self.box_voxels * self.max_spacing_mm,) * 3
         depth, height, width = self.shape
-        return tuple(n * self.min_spacing_mm for n in (width, height, depth))
+        return tuple((n - 1) * self.min_spacing_mm for n in (width, height, depth))
 
     def spacing_for(self, size_mm: tuple[float, float, float]) -> float:
         """Voxel size in mm for a lesion box of ``size_mm`` (X, Y, Z).

@@ -5,12 +5,12 @@
 
 Every report is drawn from a lesion type whose organ is there and synthesized with every seed. Of the masks: the share
 that stays in its box (2 mm allowed), lies in the region its rule allows (95 % of the voxels), has the size asked for
-(every extent within 25 % or one voxel) and is one piece. The program cuts every mask to box and region and keeps one
-piece, so what LMNet drew before that is judged as well. Of the images: the share of fluid-like lesions of 0 to 25 HU,
-and the step at the mask's edge against the steps at the borders of real organs. Cases that found no place are counted
-as left out. Then lesions of liver, kidneys and pancreas, each with every seed drawn several times and alike but for one
-word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and ill-defined. Those that found
-no place, or whose edge cannot be measured, are counted.
+(every extent within 25 % or one voxel; strictly: within 25 %) and is one piece. The program cuts every mask to box and
+region and keeps one piece, so what LMNet drew before that is judged as well. Of the images: the share of fluid-like
+lesions of 0 to 25 HU, and the step at the mask's edge against the steps at the borders of real organs. Cases that found
+no place are counted as left out. Then lesions of liver, kidneys and pancreas, each with every seed drawn several times
+and alike but for one word: hypodense, isodense and hyperdense; homogeneous and heterogeneous; well-defined and
+ill-defined. Those that found no place, or whose edge cannot be measured, are counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.case import Case
 from LesionDiffusionLib.devices import resolve_device
 from LesionDiffusionLib.errors import PlacementError
-from LesionDiffusionLib.geometry import Box
+from LesionDiffusionLib.fit import SIZE_TOLERANCE
+from LesionDiffusionLib.geometry import Box, axes_to_size
 from LesionDiffusionLib.labels import OrganMap, organ_map
 from LesionDiffusionLib.lesion_types import all_lesion_types, draw_report
 from LesionDiffusionLib.models import load_models
@@ -106,12 +107,15 @@ def judge(case: Case, organs: OrganMap) -> dict[str, bool | float | None]:
     organ = organs.mask(report.organ)
     site = Site(organ, (organs.volume.array > 0) & ~organ, geometry)
     size = next((m.fits for m in case.measurements if m.attribute == "size"), None)
+    extents_mm = axes_to_size(geometry, meters.extents_mm(mask, geometry.spacing_mm))
+    sizes = zip(extents_mm, report.size_mm, strict=True)
     fluid_hu = meters.median_hu(case.ct.array, meters.core(mask, geometry.spacing_mm))
     region = allowed_region(region_rule(report), site, report.size_mm)
     return {
         "in its box": case.box.padded(margin).contains(Box.bounding(mask)),
         "in its region": meters.share_inside(mask, region) >= 0.95,
         "of its size": size,
+        "strictly of its size": all(abs(mm / asked - 1) <= SIZE_TOLERANCE for mm, asked in sizes),
         "one piece": ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1,
         "fluid-like 0 to 25 HU": FLUID_HU[0] <= fluid_hu <= FLUID_HU[1] if "fluid-like" in report.density else None,
         "step at the edge, HU": round(edge_step_hu(case.ct, mask), 1),

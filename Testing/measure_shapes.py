@@ -1,8 +1,10 @@
 """Do the mask network's shapes follow their word, and do they look like real ones? (LesionDiffusion paper, Fig. 4a)
 
-    lesiondiffusion prepare --layout kits23 --data KITS23 --round-sphericity 0.9 --out runs/kits
-    lesiondiffusion train lmnet --preset starter --data runs/kits --out runs/kits_lmnet
+    lesiondiffusion prepare --layout kits23 --data KITS23 --limit 160 --round-sphericity 0.925 --out runs/kits
+    lesiondiffusion train lmnet --preset starter --data runs/kits --out runs/kits_lmnet --set loop.steps=1500
     python Testing/measure_shapes.py --data runs/kits --lmnet runs/kits_lmnet --out FILE.json --plot FILE.png
+
+These are the settings of docs/shapes.md; --plot needs matplotlib (pip install -e ".[eval]").
 
 For every held-out lesion, LMNet is given its organ and its box and asked for a round-like and for an irregular one.
 Sphericity and convexity of what it draws are compared with those of the held-out lesions that bear that word, by
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
@@ -52,6 +55,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--plot", type=Path, help="PNG; needs matplotlib")
     args = parser.parse_args()
+    if args.plot and importlib.util.find_spec("matplotlib") is None:  # told before anything is drawn
+        parser.exit(2, "error: --plot needs matplotlib: pip install matplotlib, or leave it out\n")
     part, device = parts_of(args.lmnet).get("lmnet"), resolve_device(args.device)
     if part is None:
         parser.error(f"expected an LMNet in {args.lmnet}; give a training of lmnet, or a bundle")

@@ -56,11 +56,11 @@ def compare(
         job: the lesion, with networks in the precision we compute in.
         make_exact: gives the same with networks in float32, for the released way. Asked for when ours is measured, so
             that they take no memory then.
-        steps: DDIM steps of the released way.
+        steps: DDIM steps of the released way, without guidance as in the release.
         repeats: of ours, of which the fastest counts; the released way runs once.
         seed: of the noise, the same for all.
     """
-    same, defaults = Settings(seed, "ddim", steps), Settings(seed)
+    same, defaults = Settings(seed, "ddim", steps, guidance=1.0), Settings(seed)  # the release has no guidance (3.4)
     our_way(job, dataclasses.replace(same, steps=2))  # warm-up
     # Ours first: the peak memory of a process never falls.
     fast, ours = _fastest(job, defaults, repeats), our_way(job, same)

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # run as a file: the library is two folders up, and 
     run_as_script("benchmark")
 
 from LesionDiffusionLib.errors import OutputError, SettingsError
+from LesionDiffusionLib.scripts.wording import add_text_encoder_arguments
 
 JSON_FILE, TABLE_FILE = "benchmark.json", "benchmark.md"
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--bundle", default="starter", metavar="NAME_OR_DIR", help="default: starter")
     which.add_argument("--released-size", action="store_true", help="random networks of the released size (for a GPU)")
+    add_text_encoder_arguments(parser, "a bundle that does not hold it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours; auto: bf16 on GPUs that have it"
@@ -69,15 +71,19 @@ def run(args: argparse.Namespace) -> int:
         def exact() -> Job:
             return job if models.precision == "fp32" else replace(job, models=_models(args, device, "fp32"))
 
-        figures = {"command": args.told, "comparison": compare(job, exact, args.steps, args.repeats)}
+        parts = {"comparison": lambda: compare(job, exact, args.steps, args.repeats)}
         if args.enough_steps:
-            figures["steps"] = enough_steps(job, args.enough_steps, args.steps)
+            parts["steps"] = lambda: enough_steps(job, args.enough_steps, args.steps)
         if args.growth:
-            figures["growth"] = cost_growth(models)
-    text = as_markdown(figures)
-    print(text)
+            parts["growth"] = lambda: cost_growth(models, args.text_encoder, args.allow_download)
+        figures = {"command": args.told}
+        for name, measure in parts.items():
+            figures[name] = measure()
+            if args.out is not None:
+                _write(args.out, figures)  # whatever becomes of the next part
+    print(as_markdown(figures))
     if args.out is not None:
-        _write(args.out, figures, text)
+        print(f"written to {args.out}")
     return 0
 
 
@@ -89,14 +95,15 @@ def _models(args: argparse.Namespace, device, precision: str):
 
     if args.released_size:
         return random_models(device, precision=resolve_precision(precision, device))
-    return load_models(open_bundle(args.bundle), device, precision=precision)
+    return load_models(open_bundle(args.bundle), device, args.text_encoder, args.allow_download, precision)
 
 
-def _write(folder: Path, figures: dict, text: str) -> None:
+def _write(folder: Path, figures: dict) -> None:
+    from LesionDiffusionLib.benchmark.tables import as_markdown
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JSON_FILE).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        (folder / TABLE_FILE).write_text(f"`{figures['command']}`\n\n{text}", encoding="utf-8")
+        (folder / TABLE_FILE).write_text(f"`{figures['command']}`\n\n{as_markdown(figures)}", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
-    print(f"written to {folder}")

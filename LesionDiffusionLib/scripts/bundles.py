@@ -14,6 +14,7 @@ if __name__ == "__main__":  # run as a file: the library is two folders up, and 
     run_as_script("bundles")
 
 from LesionDiffusionLib.errors import BundleError
+from LesionDiffusionLib.scripts.wording import add_text_encoder_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in (("show", "print a bundle's card"), ("check", "verify a bundle's hashes and load its networks")):
         action = actions.add_parser(name, help=text)
         action.add_argument("bundle", help="name or folder")
+    add_text_encoder_arguments(action, "a bundle that does not hold it")  # to check
     delete = actions.add_parser("delete", help="delete one of your own bundles")
     delete.add_argument("bundle", help="name")
     released = actions.add_parser("import-released", help="make a bundle from the authors' checkpoints")
@@ -82,7 +84,7 @@ def _check(args: argparse.Namespace) -> int:
     from LesionDiffusionLib.models import load_models
 
     bundle = open_bundle(args.bundle)
-    load_models(bundle, resolve_device("cpu"))
+    load_models(bundle, resolve_device("cpu"), args.text_encoder, args.allow_download)
     print(f"{bundle.manifest.name}: {len(bundle.manifest.files)} files match their hashes and the networks load")
     return 0
 

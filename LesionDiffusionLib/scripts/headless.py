@@ -42,7 +42,7 @@ def here(arguments: list[str]) -> int:
     except SystemExit as end:  # --help, and arguments that cannot be read
         return end.code if isinstance(end.code, int) else BUG
     except ImportError as error:
-        packages = "torch SimpleITK safetensors Pillow tqdm"
+        packages = "numpy scipy torch safetensors SimpleITK open_clip_torch transformers tqdm Pillow"
         told = f"error: a Python package is missing: {error}; install what is needed: {sys.executable} -m pip install"
         print(f"{told} {packages}", file=sys.stderr)
         return NO_LIBRARY

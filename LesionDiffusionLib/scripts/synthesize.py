@@ -15,7 +15,7 @@ if __name__ == "__main__":  # run as a file: the library is two folders up, and 
     run_as_script("synthesize")
 
 from LesionDiffusionLib.scripts.output import Reporter
-from LesionDiffusionLib.scripts.wording import add_report_arguments, report_from
+from LesionDiffusionLib.scripts.wording import add_report_arguments, add_text_encoder_arguments, report_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +41,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that say how to compute."""
     run = parser.add_argument_group("computation")
     run.add_argument("--bundle", default="starter", help="name or folder of the model bundle (default: starter)")
-    run.add_argument(
-        "--text-encoder", metavar="FOLDER_OR_HUB_ID", help="BiomedCLIP, for a bundle that does not hold it"
-    )
-    run.add_argument("--allow-download", action="store_true", help="let --text-encoder fetch a hub id that is not here")
+    add_text_encoder_arguments(run, "a bundle that does not hold it")
     run.add_argument("--sampler", choices=("dpmpp", "ddim", "released"), help="default: the bundle's")
     run.add_argument("--steps", type=int, help="diffusion steps per network (default: the bundle's)")
     run.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the bundle's)")

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # run as a file: the library is two folders up, and 
     run_as_script("train")
 
 from LesionDiffusionLib.errors import BundleError, SettingsError, TrainingError
+from LesionDiffusionLib.scripts.wording import add_text_encoder_arguments
 
 NETWORKS, PRESET_NAMES = ("vqgan", "lmnet", "linet"), ("paper", "released", "starter")
 
@@ -39,10 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings.add_argument("--no-tensorboard", action="store_true", help="write no TensorBoard events")
     parts = parser.add_argument_group("other networks")
     parts.add_argument("--autoencoder", metavar="BUNDLE_OR_FOLDER", help="LINet's; a bundle, or --out of a training")
-    parts.add_argument("--text-encoder", metavar="FOLDER_OR_HUB_ID", help="BiomedCLIP, for text.encoder=biomedclip")
-    parts.add_argument(
-        "--allow-download", action="store_true", help="let --text-encoder fetch a hub id that is not here"
-    )
+    add_text_encoder_arguments(parts, "text.encoder=biomedclip")
     parts.add_argument(
         "--lpips", type=Path, metavar="FILE", help="weights of the perceptual distance, for losses.lpips"
     )

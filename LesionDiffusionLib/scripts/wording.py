@@ -28,6 +28,14 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_text_encoder_arguments(parser: argparse._ActionsContainer, needed_by: str) -> None:
+    """Where the text encoder comes from that ``needed_by`` needs."""
+    parser.add_argument("--text-encoder", metavar="FOLDER_OR_HUB_ID", help=f"BiomedCLIP, for {needed_by}")
+    parser.add_argument(
+        "--allow-download", action="store_true", help="let --text-encoder fetch a hub id that is not here"
+    )
+
+
 def report_from(args: argparse.Namespace, reporter: Reporter) -> LesionReport:
     """What the arguments state; later ones win: file, free text, lesion type, --set, --size-mm.
 
@@ -42,7 +50,7 @@ def report_from(args: argparse.Namespace, reporter: Reporter) -> LesionReport:
         if parsed.not_understood:
             reporter.warning(f"not understood and not used: {', '.join(parsed.not_understood)}")
         stated = {f.name: value for f in dataclasses.fields(parsed.report) if (value := getattr(parsed.report, f.name))}
-        report = dataclasses.replace(report, **stated)
+        report = report.updated(stated)
     if args.lesion:
         report = dataclasses.replace(report, lesion_type=lesion_type(args.lesion).name)
     settings = [*args.set, *([f"size={args.size_mm.replace(',', 'x')} mm"] if args.size_mm else [])]

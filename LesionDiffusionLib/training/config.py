@@ -67,7 +67,8 @@ class DenoiserTraining:
         sampling: how the trained network samples by default.
         schedule: "cosine" (paper) or "scaled_linear" (released).
         prediction: what the backbone predicts: "epsilon", "v" or "x0".
-        flip: mirror half of the cases left to right, words included.
+        flip: mirror half of the cases left to right, words included; but none with an organ of one side alone, the
+            right middle lung lobe, in its window.
         noise_bias: timesteps are drawn as the largest of so many uniform ones: with 1 they are uniform, above it noisy
             ones come more often, and there the text decides what the noise hides. Need not be whole.
         activation_checkpointing: trade time for memory; changes no value.

@@ -10,16 +10,21 @@ import numpy as np
 from LesionDiffusionLib.labels import load_table
 
 LEFT_AXIS = 2  # of a window (D, H, W): it grows to the patient's left
-_OTHER_SIDE = {"left": "right", "right": "left"}
 
 
 def mirrored_words(text: str) -> str:
-    """The text with left and right exchanged.
+    """The text with left and right exchanged, capital letters kept.
 
     >>> mirrored_words("right upper lung lobe, left")
     'left upper lung lobe, right'
     """
-    return re.sub(r"(?<![^\W_])(left|right)(?![^\W_])", lambda match: _OTHER_SIDE[match[0]], text)
+    return re.sub(r"(?<![^\W_])(left|right)(?![^\W_])", _other_side, text, flags=re.IGNORECASE)
+
+
+def _other_side(match: re.Match) -> str:
+    word = match[0]
+    other = "right" if word[0] in "lL" else "left"
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
 
 def mirrored_labels(labels: np.ndarray) -> np.ndarray:

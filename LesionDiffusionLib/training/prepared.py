@@ -23,7 +23,6 @@ import numpy as np
 from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.geometry import Geometry
 from LesionDiffusionLib.report import LesionReport
-from LesionDiffusionLib.training.mirroring import can_mirror
 from LesionDiffusionLib.volume import Volume
 from LesionDiffusionLib.windowing import WindowRule
 
@@ -138,7 +137,6 @@ class PreparedCases:
                 f"{folder} has no usable case of the split {split!r} among {len(everything)}{why}; prepare other scans"
             )
         self._load = functools.lru_cache(REMEMBERED)(lambda n: PreparedCase.load(folder / self.entries[n]["file"]))
-        self._can_mirror = functools.cache(lambda n: can_mirror(np.unique(self[n].labels.array)))
         self._load_strings = functools.cache(lambda n: load_texts(folder / self.entries[n]["file"])["strings"])
 
     def __len__(self) -> int:
@@ -146,10 +144,6 @@ class PreparedCases:
 
     def __getitem__(self, n: int) -> PreparedCase:
         return self._load(n)
-
-    def can_mirror(self, n: int) -> bool:
-        """Whether a case may be mirrored left to right; its arrays are read for it once."""
-        return self._can_mirror(n)
 
     def strings(self, n: int) -> dict[str, dict[str, list[str]]]:
         """What a case's networks hear, without reading its arrays: every process asks for the texts of all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -92,6 +92,7 @@ class PreparedMasks:
 
     def __init__(self, cases: PreparedCases, window: WindowRule, spelling: str) -> None:
         self._cases, self._window, self._spelling = cases, window, spelling
+        self._mirrorable = _mirrorable(cases, window)
         self.shape = (1, *window.shape)
 
     def __len__(self) -> int:
@@ -101,7 +102,7 @@ class PreparedMasks:
         return self._cases.strings(n)[self._spelling]["mask"]
 
     def can_mirror(self, n: int) -> bool:
-        return self._cases.can_mirror(n)
+        return self._mirrorable(n)
 
     def __call__(self, picks: Sequence[int], mirrored: Sequence[bool]) -> MaskBatch:
         return _mask_batch(_mask_arrays(self.windows(n), flip) for n, flip in zip(picks, mirrored, strict=True))
@@ -149,6 +150,7 @@ class PreparedImages:
     def __init__(self, cases: PreparedCases, window: WindowRule, spelling: str, codec: LatentCodec) -> None:
         self._cases, self._window, self._spelling, self._codec = cases, window, spelling, codec
         self._remembered = functools.lru_cache(REMEMBERED_LATENTS)(self._encoded)
+        self._mirrorable = _mirrorable(cases, window)
         self._encoding = threading.Lock()  # windows are cut by several threads; a GPU has memory for one more network
         config = codec.autoencoder.config
         self.shape = (config.z_channels, *(n // config.downsampling for n in window.shape))
@@ -160,7 +162,7 @@ class PreparedImages:
         return self._cases.strings(n)[self._spelling]["image"]
 
     def can_mirror(self, n: int) -> bool:
-        return self._cases.can_mirror(n)
+        return self._mirrorable(n)
 
     def __call__(self, picks: Sequence[int], mirrored: Sequence[bool]) -> ImageBatch:
         examples = [self._remembered(n, flip) for n, flip in zip(picks, mirrored, strict=True)]
@@ -204,6 +206,11 @@ def image_window(case: PreparedCase, rule: WindowRule) -> tuple[np.ndarray, np.n
         raise DatasetError("a prepared case has no CT, only masks: good for LMNet; prepare a dataset with images")
     grid = window_of(case, rule)
     return sample(case.ct, grid), sample_mask(case.lesion, case.geometry, grid)
+
+
+def _mirrorable(cases: PreparedCases, rule: WindowRule) -> Callable[[int], bool]:
+    """Whether a case may be mirrored, judged by the organs in its window; its arrays are read for it once."""
+    return functools.cache(lambda n: can_mirror(sample(cases[n].labels, window_of(cases[n], rule), order=0)))
 
 
 def _mask_arrays(arrays: tuple[np.ndarray, ...], flip: bool) -> tuple[np.ndarray, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -11,16 +12,16 @@ import torch
 from conftest import make_geometry
 from patients import fake_models, tiny_bundle
 
-from LesionDiffusionLib.benchmark import comparison
-from LesionDiffusionLib.benchmark.ceiling import forward_tflop, matmul_tflops
+from LesionDiffusionLib.benchmark import comparison, growth
+from LesionDiffusionLib.benchmark.ceiling import EDGES, forward_tflop, matmul_tflops
 from LesionDiffusionLib.benchmark.comparison import compare
 from LesionDiffusionLib.benchmark.forwards import bare_forwards, evaluations, forwards, sampling_tflop
-from LesionDiffusionLib.benchmark.growth import lesions_per_minute
 from LesionDiffusionLib.benchmark.job import Sizes, make_job, random_models
 from LesionDiffusionLib.benchmark.paths import our_way, released_way, whole_around
 from LesionDiffusionLib.benchmark.steps import enough_steps
 from LesionDiffusionLib.benchmark.tables import as_markdown
 from LesionDiffusionLib.bundles import open_bundle
+from LesionDiffusionLib.errors import BundleError, SettingsError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.networks import convolution
@@ -30,16 +31,31 @@ from LesionDiffusionLib.resampling import box_on_grid, window_grid
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.scripts.cli import main
+from LesionDiffusionLib.windowing import largest_in_all
 
 CPU = torch.device("cpu")
 COARSE_MM = 5.0
-UNETS = [UNetConfig(n, out, 16, (1, 2), 1, (2,), 32, 32, norm_groups=8) for n, out in ((4, 1), (5, 4))]
+UNETS = [UNetConfig(n, out, 8, (1, 2), 1, (2,), 16, 32, norm_groups=8) for n, out in ((4, 1), (5, 4))]
 SMALL = Sizes(*UNETS, VQGANConfig(16, codebook_size=32), (8, 16, 16), edge=16, spacing_mm=6.0, text_tower=False)
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch):
+    """The ceiling's full matrices take minutes in bfloat16 on a CPU without it."""
+    monkeypatch.setitem(EDGES, "cpu", 64)
 
 
 @pytest.fixture(scope="module")
 def job():
     return make_job(random_models(CPU, SMALL), 30, COARSE_MM)
+
+
+@pytest.fixture(scope="module")
+def compared(job):
+    """The figures of a comparison."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EDGES, "cpu", 64)
+        return compare(job, lambda: job, steps=4, repeats=1)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +94,9 @@ def test_less_of_the_phantom_around_the_same_lesion(job):
 
 
 def test_the_ceiling_is_the_number_of_operations_over_time(monkeypatch):
-    monkeypatch.setattr("LesionDiffusionLib.benchmark.ceiling.EDGES", {"cpu": 64})
     clock = iter(np.arange(0, 1000, 0.5))
     monkeypatch.setattr("LesionDiffusionLib.benchmark.ceiling.time.perf_counter", lambda: next(clock))
-    assert matmul_tflops(CPU) == pytest.approx(2 * 64**3 / 0.5 / 1e12)
+    assert matmul_tflops(CPU) == pytest.approx(2 * EDGES["cpu"] ** 3 / 0.5 / 1e12)
 
 
 def test_guidance_doubles_the_evaluations(job):
@@ -162,8 +177,8 @@ def test_the_released_way_pays_for_the_whole_volume(job):
     assert ours.total_seconds == pytest.approx(sum(ours.seconds.values()))
 
 
-def test_the_table_is_json_and_its_reference_is_the_released_way(job):
-    figures = json.loads(json.dumps(compare(job, lambda: job, steps=4, repeats=1)))
+def test_the_table_is_json_and_its_reference_is_the_released_way(job, compared):
+    figures = json.loads(json.dumps(compared))
     released, same, defaults = figures["rows"]
     assert [row["name"].split(",")[0] for row in figures["rows"]] == ["released way", "ours", "ours"]
     assert released["ratio"] == 1
@@ -216,9 +231,53 @@ def test_in_half_precision_the_same_lesion_comes_out(job):
     assert figures["rounding_hu"] < 0.5 * figures["seed_to_seed_hu"], "zero where the codebook takes the rounding away"
 
 
+def test_the_released_way_has_no_guidance(job, monkeypatch):
+    heard = {}
+
+    def recorded(way):
+        return lambda job, settings: heard.setdefault(way.__name__, []).append(settings) or way(job, settings)
+
+    for way in (our_way, released_way):
+        monkeypatch.setattr(comparison, way.__name__, recorded(way))
+    compare(job, lambda: job, steps=4, repeats=1)
+    assert [settings.guidance for settings in heard["released_way"]] == [1.0]
+    assert [s for s in heard["our_way"] if s == heard["released_way"][0]], "ours once with the same settings"
+    assert [s for s in heard["our_way"] if s.guidance is None], "and once with its own"
+
+
+def test_lesions_that_the_bundle_does_not_take_are_left_out_of_its_growth(tiny, monkeypatch):
+    models, asked = load_models(tiny, CPU), []
+    monkeypatch.setattr(growth, "_seconds", lambda phantom, models, mm=30, **settings: asked.append(mm) or 0.1)
+    monkeypatch.setattr(growth, "lesions_per_minute", lambda *_: 1.0)
+    monkeypatch.setattr(growth, "SPACINGS_MM", (6.0,))
+    figures = growth.cost_growth(models)
+    limit_mm = min(largest_in_all((models.lmnet.window, models.linet.window)))
+    assert 40 <= limit_mm < 80, "or this tests nothing"
+    assert [point["x"] for point in figures["lesion_mm"]] == [10, 20, 40]
+    assert max(asked) <= limit_mm
+
+
+def test_a_process_that_fails_does_not_keep_the_others_waiting():
+    barrier = threading.Barrier(2)
+    with pytest.raises(BundleError):
+        growth._worker(("nowhere", "cpu", None, False, "fp32"), 1, 1, 2, barrier)
+    assert barrier.broken
+
+
+def test_what_is_measured_is_kept_when_the_next_part_fails(tiny, compared, tmp_path, monkeypatch):
+    def fails(*_):
+        raise SettingsError("no growth today")
+
+    monkeypatch.setattr(comparison, "compare", lambda *_: compared)
+    monkeypatch.setattr(growth, "cost_growth", fails)
+    arguments = ["--bundle", str(tiny.folder), "--device", "cpu", "--steps", "3", "--repeats", "1", "--growth"]
+    assert main(["benchmark", *arguments, "--spacing-mm", "5", "--out", str(tmp_path)]) == 2
+    assert "comparison" in json.loads((tmp_path / "benchmark.json").read_text())
+
+
 def test_processes_share_the_work():
     models = load_models(open_bundle("starter"), CPU)
-    assert lesions_per_minute(models, 2, each=1, steps=2) > 0
+    assert growth.lesions_per_minute(models, 2, each=1, steps=2) > 0
 
 
 def test_the_command_prints_and_writes(tiny, tmp_path, capsys):

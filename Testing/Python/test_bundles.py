@@ -92,6 +92,7 @@ def test_a_missing_file_is_named(bundle):
             r"float at .*latent_scale\[0\], got 'a'",
         ),
         (lambda d: d["text"].update(phrases=[1, 2]), r"expected str at .* phrases\[0\], got 1"),
+        (lambda d: d.update(files={"linet.safetensors": 5}), r"expected str at .*files: linet\.safetensors, got 5"),
         (lambda d: d["linet"]["latent_mask"].update(grow=-1), "grow must not be negative"),
         (lambda d: d["linet"].update(change={"unit": 0.0}), "unit must be positive"),
         (lambda d: d["linet"].update(change={"unit": 0.1}), "with change has 9 input channels, got 5"),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from conftest import make_geometry
 
+from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.homecoming import bring_home, falloff_mm, measure_change
-from LesionDiffusionLib.resampling import sample, window_grid
+from LesionDiffusionLib.resampling import home_box, sample, window_grid
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.windowing import WindowRule
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 GEOMETRY = make_geometry((50, 46, 40), (1.2, 1.0, 2.0), LPS, degrees_xyz=(4, 7, -9))
@@ -35,6 +37,27 @@ def brought_home(patient, mask, change_hu, spacing_mm=1.5, size=24):
     after = patient.array.copy()
     after[near.slices] = values
     return after, reach_mm
+
+
+@pytest.mark.parametrize("axes", [np.eye(3), LPS, -np.eye(3)])
+@pytest.mark.parametrize("start", [20, 21])
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_the_largest_lesion_of_a_fixed_window_comes_home(axes, start, shorter, generator):
+    """On whole voxels, where a window cannot lie in the middle of every lesion."""
+    rule = WindowRule((16, 16, 16), 1.0, 1.0)
+    geometry = make_geometry((60, 60, 60), (1.0, 1.0, 1.0), axes)
+    edge = int(rule.largest_lesion_mm[0]) - shorter
+    patient = Volume(np.round(generator.normal(50, 12, geometry.shape)).astype(np.int16), geometry)
+    box = Box((start,) * 3, (start + edge,) * 3)
+    mask = np.zeros(geometry.shape, bool)
+    mask[box.slices] = True
+    grid = window_grid(geometry, box.center_vox, rule.spacing_for((edge,) * 3), rule.shape)
+    assert home_box(grid, geometry).contains(box)
+    near, values = bring_home(
+        patient, mask, grid, (sample(patient, grid) - 40, sample(patient, grid)), falloff_mm(mask, grid, geometry)
+    )
+    change = values.astype(int) - patient.array[near.slices]
+    assert np.median(change[mask[near.slices]]) == -40
 
 
 def test_the_lesion_takes_the_whole_change_and_keeps_the_noise(patient, mask):

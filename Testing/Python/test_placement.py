@@ -12,7 +12,7 @@ from LesionDiffusionLib.placement import (
     Site,
     allowed_region,
     box_at,
-    check_box,
+    check_place,
     feasible_centers,
     inscribed_ellipsoid,
     sample_box,
@@ -21,6 +21,11 @@ from LesionDiffusionLib.placement import (
 LPS = np.diag([-1.0, -1.0, 1.0])
 SHAPE, SPACING_MM = (60, 50, 40), (1.0, 1.5, 2.0)
 RULES = ("inside parenchymal organ", "parenchymal organ margin", "hollow organ margin", "inside hollow organ")
+
+
+def check_box(rule, site, box):
+    """Warnings for the ellipsoid in a box."""
+    return check_place(rule, site.cropped(box), inscribed_ellipsoid(box.shape))
 
 
 def ball(shape, spacing_mm, center_vox, radius_mm):
@@ -99,6 +104,18 @@ def test_thinning_large_lesions_changes_the_speed_and_not_the_rule(generator):
     for _ in range(10):
         box = sample_box(RULES[0], site, (60, 50, 56), generator)
         assert site.organ[box.slices][inscribed_ellipsoid(box.shape)].mean() > 0.97
+
+
+@pytest.mark.parametrize("first", [20, 21, 22, 23, 24, 25])
+def test_a_thin_vessel_is_kept_clear_of_by_a_large_lesion(first, generator):
+    """Of which placement looks at every fourth voxel or so."""
+    shape = (110, 110, 110)
+    site = Site(np.ones(shape, bool), np.zeros(shape, bool), make_geometry(shape, (1.0, 1.0, 1.0), LPS))
+    avoid = np.zeros(shape, bool)
+    avoid[3 * first - 10 : 3 * first - 8, 40:43] = True
+    for _ in range(10):
+        box = sample_box(RULES[0], site, (40.0, 40.0, 40.0), generator, avoid)
+        assert not avoid[box.slices][inscribed_ellipsoid(box.shape)].any()
 
 
 def test_keeps_clear_of_what_must_be_avoided(generator):

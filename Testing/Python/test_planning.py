@@ -112,6 +112,43 @@ def test_an_organ_without_room_gives_way_to_another_unless_it_was_stated(stated)
     assert all(p.site.organ[p.box.slices].mean() > 0.5 for p in plans)
 
 
+def two_kidneys():
+    """A patient with a right kidney (2) left in the array, and a left one (3) twice as wide."""
+    ct, organs = make_patient()
+    labels = np.zeros_like(organs.volume.array)
+    labels[6:14, 12:28, 10:30] = 2
+    labels[22:42, 12:28, 10:30] = 3
+    return ct, OrganMap(Volume(labels, ct.geometry), organs.table)
+
+
+@pytest.mark.parametrize("stated", [{}, {"organ": "kidney"}, {"lesion_type": None}])
+@pytest.mark.parametrize("place", ["box", "center_ras_mm", "mask"])
+def test_an_own_place_decides_which_organ_is_meant(stated, place):
+    """Of those that the report leaves open; drawn by volume it would be the left one in two of three cases."""
+    ct, _ = patient = two_kidneys()
+    box, mask = Box((7, 16, 14), (13, 24, 22)), np.zeros(ct.array.shape, bool)
+    mask[box.slices] = True
+    own = {"box": box, "center_ras_mm": tuple(ct.geometry.to_ras(box.center_vox)), "mask": mask}
+    report = dataclasses.replace(LesionReport(lesion_type="kidney cyst"), **stated)
+    plans = [plan(Wish(report, **{place: own[place]}), seed, patient) for seed in range(6)]
+    assert {made.report.organ for made in plans} == {"right kidney"}
+    assert not any("does not touch" in warning for made in plans for warning in made.warnings)
+
+
+def test_an_organ_that_was_stated_is_not_exchanged_for_the_one_at_the_place():
+    patient = two_kidneys()
+    report = LesionReport(lesion_type="kidney cyst", organ="left kidney")
+    made = plan(Wish(report, box=Box((7, 16, 14), (13, 24, 22))), 0, patient)
+    assert made.report.organ == "left kidney"
+    assert any("does not touch the target organ" in warning for warning in made.warnings)
+
+
+def test_a_place_in_no_organ_leaves_the_choice_to_chance():
+    made = plan(Wish(LesionReport(lesion_type="kidney cyst"), box=Box((0, 0, 0), (4, 4, 4))), 0, two_kidneys())
+    assert made.report.organ in ("left kidney", "right kidney")
+    assert any("does not touch the target organ" in warning for warning in made.warnings)
+
+
 def test_a_stated_size_that_does_not_fit_is_not_changed():
     with pytest.raises(PlacementError, match="at most"):
         plan(Wish(dataclasses.replace(CYST, size_mm=(80.0, 80.0, 80.0))))
@@ -132,6 +169,11 @@ def test_a_center_near_the_border_clips_the_box_and_the_report_says_so():
     made = plan(Wish(dataclasses.replace(CYST, size_mm=(20.0, 20.0, 20.0)), center_ras_mm=center))
     assert Box.whole(ct.geometry.shape).contains(made.box)
     assert made.report.size_mm[2] < 20
+    assert any("of the 20x20x20 mm only" in warning for warning in made.warnings)
+    inside = plan(
+        Wish(dataclasses.replace(CYST, size_mm=(9.0, 9.0, 9.0)), center_ras_mm=tuple(ct.geometry.to_ras((24, 22, 27))))
+    )
+    assert not any("the CT ends" in warning for warning in inside.warnings)
 
 
 def test_a_mask_is_judged_by_itself_not_by_its_box():
@@ -155,6 +197,11 @@ def test_what_is_to_be_avoided_is_kept_clear_or_warned_about():
         assert not (labels == 8)[box.slices].all()
     made = plan(Wish(CYST, box=BOX, avoid=("inferior_vena_cava",)), patient=patient)
     assert any("touches what was to be avoided" in w for w in made.warnings)
+    vein = labels == 8
+    beside = np.zeros(labels.shape, bool)
+    beside[14:30, 16:28, 22:32] = ~vein[14:30, 16:28, 22:32]
+    made = plan(Wish(CYST, mask=beside, avoid=("inferior_vena_cava",)), patient=patient)
+    assert not any("touches what was to be avoided" in w for w in made.warnings), "its box alone does"
     with pytest.raises(LabelError, match="unknown organ or structure"):
         plan(Wish(CYST, avoid=("inferior_vena_cave",)))
 

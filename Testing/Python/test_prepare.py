@@ -84,6 +84,7 @@ def test_prepared_windows_are_those_of_synthesis(prepared):
 def test_a_mirrored_case_has_its_words_and_numbers_mirrored():
     assert mirrored_words("right upper lung lobe") == "left upper lung lobe"
     assert mirrored_words("kidney_left, left") == "kidney_right, right"
+    assert mirrored_words("Right kidney, LEFT lung") == "Left kidney, RIGHT lung"
     assert mirrored_words("bright leftover") == "bright leftover"
     labels = np.zeros((1, 1, 4), np.uint8)
     labels[0, 0, 0], labels[0, 0, 1], labels[0, 0, 3] = 2, 5, 3  # right kidney, liver, left kidney

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 import torch
+from conftest import make_geometry
 from training_cases import prepared_dataset, tiny_training
 
 from LesionDiffusionLib.errors import DatasetError
 from LesionDiffusionLib.linet import LatentCodec
+from LesionDiffusionLib.report import LesionReport, image_strings, mask_strings
 from LesionDiffusionLib.training.ahead import drawn_ahead
 from LesionDiffusionLib.training.build import make_vqgan, plain_codec
 from LesionDiffusionLib.training.mirroring import LEFT_AXIS
-from LesionDiffusionLib.training.prepared import PreparedCase, PreparedCases
+from LesionDiffusionLib.training.prepared import FORMAT, MANIFEST, PreparedCase, PreparedCases
 from LesionDiffusionLib.training.sources import PreparedImages, PreparedMasks, image_window
 from LesionDiffusionLib.training.train_denoisers import draw
+from LesionDiffusionLib.volume import Volume
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,43 @@ def test_a_window_is_encoded_once_and_the_mirror_image_for_itself(cases):
     ct_hu, mask = image_window(cases[1], tiny_training("linet").window)
     assert torch.equal(torch.from_numpy(codec.encoded[1]), torch.from_numpy(ct_hu).flip(LEFT_AXIS))
     assert torch.equal(first.mask[1, 0], torch.from_numpy(mask).flip(LEFT_AXIS).float())
+
+
+def kidney_masks(folder, lobe_from_vox, training):
+    """LMNet's only example: a lesion in the right kidney (2), in a window of 16 of the 40 voxels; from a voxel on, the
+    right middle lung lobe (16)."""
+    labels, lesion = np.zeros((40, 40, 40), np.uint8), np.zeros((40, 40, 40), bool)
+    labels[12:28, 12:28, 12:28], labels[:, :, lobe_from_vox:] = 2, 16
+    lesion[16:24, 16:24, 16:24] = True
+    lesion[16:18, 16:20] = False  # right and left differ
+    report = LesionReport(organ="right kidney", shape="round-like")
+    texts = {"report": {"mask": mask_strings(report), "image": image_strings(report)}}
+    volume = Volume(labels, make_geometry(labels.shape, (2.0, 2.0, 2.0)))
+    PreparedCase(None, volume, labels == 2, lesion, report, texts).save(folder / "case.npz")
+    entry = {"file": "case.npz", "split": "train", "has_ct": False, "size_mm": [16.0] * 3}
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "cases": [entry]}))
+    return PreparedMasks(PreparedCases(folder, window=training.window), training.window, "report")
+
+
+def test_a_draw_mirrors_the_words_together_with_the_arrays(tmp_path):
+    told = ("text.drop_all=0", "text.drop_each=0", "sampling.guidance=1")
+    training = tiny_training("lmnet", "flip=true", "loop.batch=8", *told)
+    source = kidney_masks(tmp_path, 30, training)
+    labels, _, _, lesion = map(torch.from_numpy, source.windows(0))
+    assert not torch.equal(lesion, lesion.flip(LEFT_AXIS))
+    drawn, sides = draw(source, training, 1000, torch.Generator().manual_seed(0)), []
+    for words, maps, m_0 in zip(drawn.strings, *drawn.batch, strict=True):
+        sides.append(next(side for side in ("right", "left") if f"{side} kidney" in words))
+        number, expected = (2, lesion) if sides[-1] == "right" else (3, lesion.flip(LEFT_AXIS))
+        assert set((maps[0] * 104).round().int().unique().tolist()) == {0, number}
+        assert torch.equal(m_0[0], expected.float())
+    assert set(sides) == {"right", "left"}
+    assert set(labels.unique().tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize(("lobe_from_vox", "allowed"), [(30, True), (26, False)])
+def test_only_organs_in_the_window_keep_a_case_from_being_mirrored(tmp_path, lobe_from_vox, allowed):
+    assert kidney_masks(tmp_path, lobe_from_vox, tiny_training("lmnet", "flip=true")).can_mirror(0) == allowed
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])

@@ -180,7 +180,7 @@ def test_the_card_says_what_the_import_found(tmp_path):
     assert tuple(made_by["evidence"]) == imported.evidence
     assert tuple(made_by["warnings"]) == imported.warnings
     assert all(line in card for line in (*imported.evidence, *imported.warnings, *made_by["sources"].values()))
-    assert "LMNet: lesions up to 16 x 16 x 16 mm" in card
+    assert "LMNet: lesions up to 15 x 15 x 15 mm" in card
     assert "LINet uses the report's text" in card
     assert "not for diagnosis" in card
 
@@ -238,3 +238,11 @@ def test_the_command_prints_the_evidence(tmp_path, capsys, monkeypatch):
     assert "LINet.ckpt: report text skipped, as the user chose (trained: " in captured.out
     assert captured.out.splitlines()[-1] == f"made the bundle made in {tmp_path / 'made'}"
     assert captured.err.startswith("warning: LMNet.ckpt holds no moving average (EMA)")
+
+
+def test_a_bundle_without_its_text_encoder_can_be_checked(tmp_path, capsys):
+    folder = str(import_tiny(tmp_path).bundle.folder)
+    assert main(["bundles", "check", folder]) == 2
+    assert "text encoder" in capsys.readouterr().err
+    assert main(["bundles", "check", folder, "--text-encoder", str(save_biomedclip(tmp_path / "biomedclip"))]) == 0
+    assert "the networks load" in capsys.readouterr().out

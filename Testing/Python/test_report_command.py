@@ -78,6 +78,16 @@ def test_an_organ_without_a_known_lesion_gets_a_generic_one(report):
     assert drawn.size_mm is not None
 
 
+def test_free_text_over_a_file_brings_the_organs_own_type(report, tmp_path):
+    """As --set does: what a liver is says nothing of a stomach."""
+    out = tmp_path / "liver.json"
+    report("--set", "organ=liver", "--out", str(out))
+    for change in (("--text", "mass in the stomach"), ("--set", "organ=stomach")):
+        changed, warnings = report("--report", str(out), *change)
+        assert (changed.organ, changed.organ_type) == ("stomach", "hollow organ")
+        assert "is not a" not in warnings
+
+
 def test_stdout_is_the_report_and_stderr_has_the_warnings(report, error):
     drawn, warnings = report("--text", "liver cyst with sparkling glitter", "--set", "organ=brain")
     assert drawn.organ == "brain"

@@ -13,13 +13,13 @@ SCALED = WindowRule((48, 48, 48), 0.5, 5.0, 24)
 
 def test_a_fixed_window_has_one_spacing_and_a_limit_per_axis():
     assert FIXED.spacing_for((10, 100, 60)) == 1.0
-    assert FIXED.largest_lesion_mm == (128, 152, 64)  # X, Y, Z from (D, H, W)
-    with pytest.raises(PlacementError, match=r"at most 128x152x64 mm .* got 10x10x70 mm"):
+    assert FIXED.largest_lesion_mm == (127, 151, 63)  # X, Y, Z from (D, H, W)
+    with pytest.raises(PlacementError, match=r"at most 127x151x63 mm .* got 10x10x70 mm"):
         FIXED.spacing_for((10, 10, 70))
 
 
 def test_the_smaller_window_limits_every_axis():
-    assert largest_in_all((FIXED, SCALED)) == (120, 120, 64)
+    assert largest_in_all((FIXED, SCALED)) == (120, 120, 63)
 
 
 def test_a_scaled_window_follows_the_longest_extent_within_bounds():
@@ -45,6 +45,7 @@ def test_a_window_reaches_furthest_along_its_longest_and_the_lesions_shortest_ax
         (((48, 48, 48), 2, 1), "min_spacing_mm"),
         (((48, 48, 48), 0, 1), "min_spacing_mm"),
         (((48, 48, 48), 1, 2, 60), "box_voxels"),
+        (((48, 48, 48), 1, 2, 48), "box_voxels"),
     ],
 )
 def test_impossible_rules(arguments, message):
