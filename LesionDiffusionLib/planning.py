@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from LesionDiffusionLib.errors import LabelError, PlacementError, ReportError, VolumeError
+from LesionDiffusionLib.errors import LabelError, PlacementError, ReportError
 from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
@@ -17,33 +17,9 @@ from LesionDiffusionLib.placement import Site, box_at, check_place, inscribed_el
 from LesionDiffusionLib.report import LesionReport, RegionRule, format_size, region_rule
 from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.wish import Wish, check_wish, organ_there, own_lesion
 
 SIZE_TRIES = 20
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the user asks for. At most one of ``box``, ``center_ras_mm`` and ``mask``.
-
-    Attributes:
-        report: stated attributes; the rest is drawn.
-        box: half-open voxel box on the CT's grid.
-        center_ras_mm: center of the lesion.
-        mask: bool (I, J, K), a lesion drawn by hand: LMNet is skipped.
-        avoid: organ or structure names the lesion must not touch.
-    """
-
-    report: LesionReport
-    box: Box | None = None
-    center_ras_mm: tuple[float, float, float] | None = None
-    mask: np.ndarray | None = None
-    avoid: Sequence[str] = ()
-
-    @property
-    def place(self) -> str:
-        """Who chose the place: "box", "center", "mask" or "rule"."""
-        given = {"box": self.box, "center": self.center_ras_mm, "mask": self.mask}
-        return next((name for name, value in given.items() if value is not None), "rule")
 
 
 @dataclass(frozen=True)
@@ -73,7 +49,7 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
         PlacementError: no place obeys the region rule (after redrawing size and organ, where they were not asked for).
         VolumeError: the mask does not fit the CT.
     """
-    _check_wish(wish, ct)
+    check_wish(wish, ct)
     if organs.is_unknown and wish.mask is None:
         raise LabelError("expected an organ map to place the lesion in, got none; give one, or draw the mask by hand")
     report_chance = generators[0]
@@ -92,25 +68,6 @@ def plan_lesion(ct: Volume, organs: OrganMap, wish: Wish, generators: Sequence[n
     return Plan(report, region_rule(report), site, box, wish.place, (*checks(report), *notes))
 
 
-def _check_wish(wish: Wish, ct: Volume) -> None:
-    if sum(given is not None for given in (wish.box, wish.center_ras_mm, wish.mask)) > 1:
-        raise PlacementError("expected at most one of box, center and mask, got several; keep one")
-    if wish.box is not None and not Box.whole(ct.geometry.shape).contains(wish.box):
-        raise PlacementError(
-            f"expected a box inside the CT of shape {ct.geometry.shape}, got {wish.box}; move or shrink it"
-        )
-    if wish.mask is None:
-        return
-    if wish.mask.shape != ct.array.shape:
-        raise VolumeError(
-            f"expected a mask of the CT's shape {ct.array.shape}, got {wish.mask.shape}; draw it on the CT"
-        )
-    if wish.mask.dtype != bool or not wish.mask.any():
-        raise VolumeError(
-            f"expected a bool mask with at least one voxel, got {wish.mask.dtype} with {wish.mask.sum()}; draw a lesion"
-        )
-
-
 def _with_known(
     ct: Volume, organs: OrganMap, wish: Wish, generator: np.random.Generator
 ) -> tuple[LesionReport, list[str]]:
@@ -119,7 +76,7 @@ def _with_known(
     side = np.random.default_rng(generator.integers(2**63))  # drawn always: stating an organ changes no other draw
     if wish.report.organ is not None:
         known["organ"] = organs.resolve_organ(wish.report.organ, side)
-    if (there := _organ_there(ct.geometry, organs, wish)) is not None:
+    if (there := organ_there(ct.geometry, organs, wish)) is not None:
         known["organ"] = there
     place = wish.box if wish.mask is None else Box.bounding(wish.mask)
     if place is not None:
@@ -133,34 +90,6 @@ def _with_known(
     elif measured not in (None, wish.report.enhancement):
         notes.append(f'the report says "{wish.report.enhancement}", but the vessels look like {measured}')
     return dataclasses.replace(wish.report, **known), notes
-
-
-def _organ_there(geometry: Geometry, organs: OrganMap, wish: Wish) -> str | None:
-    """Of the organs that the report leaves open, the one that the user's own place has most of; None: no such one."""
-    if wish.place == "rule" or organs.is_unknown:
-        return None
-    report, present = wish.report, [name for name in organs.organs_present() if not _has_present_part(name, organs)]
-    if report.organ is not None:
-        possible = vocabulary().organ(report.organ).parts
-    else:
-        possible = present if report.lesion_type is None else lesion_type(report.lesion_type).organs
-    box, lesion = _own_lesion(wish, geometry)
-    labels = organs.volume.array[box.slices][lesion]
-    shares = {name: np.isin(labels, organs.numbers(name)).mean() for name in possible if name in present}
-    return max(shares, key=shares.get) if any(shares.values()) else None
-
-
-def _has_present_part(name: str, organs: OrganMap) -> bool:
-    return any(organs.voxel_count(part) for part in vocabulary().organ(name).parts)
-
-
-def _own_lesion(wish: Wish, geometry: Geometry) -> tuple[Box, np.ndarray]:
-    """Box and voxels within it of the mask, the box's ellipsoid, or the one voxel of a center."""
-    if wish.mask is not None:
-        box = Box.bounding(wish.mask)
-        return box, wish.mask[box.slices]
-    box = wish.box or box_at(wish.center_ras_mm, (0, 0, 0), geometry)
-    return box, inscribed_ellipsoid(box.shape)
 
 
 def _kind_of(report: LesionReport, organs: OrganMap, generator: np.random.Generator) -> LesionType | None:
@@ -246,7 +175,7 @@ def _own_place(
         box = box_at(wish.center_ras_mm, report.size_mm, site.geometry)
         lesion = inscribed_ellipsoid(box.shape)
     else:
-        box, lesion = _own_lesion(wish, site.geometry)
+        box, lesion = own_lesion(wish, site.geometry)
     notes = check_place(region_rule(report), site.cropped(box), lesion)
     size_mm = axes_to_size(site.geometry, box.size_mm(site.geometry))
     if wish.place == "center" and box.shape != size_in_voxels(site.geometry, report.size_mm):

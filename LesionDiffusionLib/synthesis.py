@@ -23,10 +23,11 @@ from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.mask_stage import draw_mask
 from LesionDiffusionLib.memory import clear_memory_errors
 from LesionDiffusionLib.models import Models, load_models
-from LesionDiffusionLib.planning import Plan, Wish, plan_lesion
+from LesionDiffusionLib.planning import Plan, plan_lesion
 from LesionDiffusionLib.provenance import provenance
 from LesionDiffusionLib.run import Progress, Run, Settings
 from LesionDiffusionLib.volume import Volume, check_ct, require_same_grid
+from LesionDiffusionLib.wish import Wish
 
 
 def synthesize(

@@ -21,12 +21,13 @@ from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_patch import LesionPatch
 from LesionDiffusionLib.memory import clear_memory_errors, gpu_memory
 from LesionDiffusionLib.models import Models, load_models
-from LesionDiffusionLib.planning import Wish, plan_lesion
+from LesionDiffusionLib.planning import plan_lesion
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.shared_arrays import attach
 from LesionDiffusionLib.synthesis import chances, synthesize
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.wish import Wish
 from LesionDiffusionLib.worker_protocol import Order, SharedVolume
 
 Say = Callable[..., None]  # say(event, **content)

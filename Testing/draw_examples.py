@@ -26,12 +26,12 @@ from LesionDiffusionLib.labels import OrganMap, load_table, organ_map
 from LesionDiffusionLib.lesion_types import all_lesion_types
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.phantom import make_phantom
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.preview import preview_image
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.synthesis import Settings, synthesize
 from LesionDiffusionLib.training.organ_guess import guess_organs
 from LesionDiffusionLib.volume import Volume, align_to
+from LesionDiffusionLib.wish import Wish
 
 HEAD = """# The lesion types, one example each
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from LesionDiffusionLib.io import read_ct
 from LesionDiffusionLib.labels import OrganMap
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.preview import preview_image
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.synthesis import Settings, synthesize
+from LesionDiffusionLib.wish import Wish
 
 CT = "ct/chest_abdomen_1mm.nii.gz"  # 1 mm voxels
 BALLS = (

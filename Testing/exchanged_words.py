@@ -14,11 +14,11 @@ from LesionDiffusionLib.case import Case
 from LesionDiffusionLib.errors import PlacementError
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.models import Models
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.synthesis import Settings, synthesize
 from LesionDiffusionLib.training.starter_recipe import ORGANS
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.wish import Wish
 
 PLAIN = dataclasses.replace(LESION, specific_features=(), enhancement=None)  # has the first word of every row
 

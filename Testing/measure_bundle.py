@@ -38,10 +38,10 @@ from LesionDiffusionLib.lesion_types import all_lesion_types, draw_report
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.phantom import make_phantom
 from LesionDiffusionLib.placement import Site, allowed_region
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport, region_rule
 from LesionDiffusionLib.synthesis import Settings, synthesize
 from LesionDiffusionLib.volume import Volume, align_to
+from LesionDiffusionLib.wish import Wish
 
 BOX_TOLERANCE_MM, FLUID_HU = 2.0, (0.0, 25.0)
 BORDERS = ("liver", "spleen", "right kidney", "left kidney", "urinary bladder")

@@ -3,7 +3,7 @@
 #
 #     sh Testing/measure_starter.sh ../shared/data runs/starter
 #
-# About an hour of one core; the phantom and the real CT are measured side by side, with one thread each.
+# About two hours of one core; the phantom and the real CT are measured side by side, with one thread each.
 set -eu
 data=$1 work=$2
 export OMP_NUM_THREADS=1

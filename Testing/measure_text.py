@@ -30,9 +30,9 @@ from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.devices import resolve_device
 from LesionDiffusionLib.models import load_models
 from LesionDiffusionLib.phantom import Phantom, make_phantom
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.synthesis import Settings, synthesize
+from LesionDiffusionLib.wish import Wish
 
 DENSITIES = ("hypodense lesion", "isodense lesion", "hyperdense lesion")
 SHAPES = ("round-like", "irregular")

@@ -14,11 +14,11 @@ from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.devices import resolve_device
 from LesionDiffusionLib.models import Models, load_models
 from LesionDiffusionLib.phantom import Phantom
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
 from LesionDiffusionLib.windowing import largest_in_all
+from LesionDiffusionLib.wish import Wish
 
 SIZES_MM, SPACINGS_MM = (10, 20, 40, 80), (5.0, 3.5, 2.5, 1.75)
 STEPS, CANDIDATES, PROCESSES = (5, 10, 20, 40), (1, 2, 4), (1, 2)

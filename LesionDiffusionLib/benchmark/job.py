@@ -32,13 +32,14 @@ from LesionDiffusionLib.networks.vocabulary_encoder import VocabularyEncoder
 from LesionDiffusionLib.networks.vqgan import VQGAN, VQGANConfig
 from LesionDiffusionLib.phantom import Phantom, make_phantom
 from LesionDiffusionLib.placement import inscribed_ellipsoid
-from LesionDiffusionLib.planning import Wish, plan_lesion
+from LesionDiffusionLib.planning import plan_lesion
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Run, Settings
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.synthesis import chances
 from LesionDiffusionLib.volume import Volume
 from LesionDiffusionLib.windowing import WindowRule
+from LesionDiffusionLib.wish import Wish
 
 PHANTOM_SEED = 7
 RANDOM_STD = 0.02  # of the layers that start as zero, so that random networks answer something moderate

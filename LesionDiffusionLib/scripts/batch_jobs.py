@@ -17,8 +17,8 @@ from LesionDiffusionLib.scripts import synthesize
 from LesionDiffusionLib.worklist import read_worklist
 
 if TYPE_CHECKING:
-    from LesionDiffusionLib.planning import Wish
     from LesionDiffusionLib.run import Settings
+    from LesionDiffusionLib.wish import Wish
 
 PATHS = ("ct", "organs", "mask", "report")  # counted from the worklist's folder
 OPTIONS = ("labels", "lesion", "text", "size_mm", "bbox", "center_mm", "sampler", "steps", "guidance", "candidates")

@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
     from LesionDiffusionLib.io import read_ct
     from LesionDiffusionLib.lesion_types import lesion_type
-    from LesionDiffusionLib.planning import Wish
     from LesionDiffusionLib.report import LesionReport
     from LesionDiffusionLib.saved_case import require_writable
+    from LesionDiffusionLib.wish import Wish
 
     with Reporter(args.json) as reporter, tempfile.TemporaryDirectory() as temporary:
         kind = lesion_type(args.lesion)

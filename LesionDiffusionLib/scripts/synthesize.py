@@ -82,7 +82,7 @@ def _require_apart(args: argparse.Namespace) -> None:
 def wish_from(args: argparse.Namespace, reporter: Reporter):
     """What lesion, and where; every mistake in the arguments is told before any file is read."""
     from LesionDiffusionLib.errors import LabelError
-    from LesionDiffusionLib.planning import Wish
+    from LesionDiffusionLib.wish import Wish
 
     if args.organs is None and args.mask is None:
         raise LabelError("expected --organs MAP, got none; give one, or draw the lesion by hand and give --mask")

@@ -15,7 +15,7 @@ STOREYS = [
     {"errors"},
     {"resources", "geometry", "volume", "intensity", "vocabulary", "report", "resampling", "windowing", "labels",
      "lesion_types", "free_text", "released_report", "placement", "postprocess", "meters", "phantom", "case", "fit",
-     "homecoming", "planning", "histogram", "lesion_patch", "shared_arrays", "worker_protocol", "worker_client",
+     "homecoming", "planning", "wish", "histogram", "lesion_patch", "shared_arrays", "worker_protocol", "worker_client",
      "dataclass_json", "measured_report", "pipeline", "csv_rows", "whole_file"},
     {"latent_change"},
     {"networks", "diffusion"},

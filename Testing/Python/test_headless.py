@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from training_cases import prepared_dataset
 
-COMMANDS = ("demo", "synthesize", "report", "bundles", "prepare", "train", "benchmark", "doctor")
+COMMANDS = ("demo", "synthesize", "batch", "report", "bundles", "prepare", "train", "benchmark", "doctor")
 # As Slicer's --python-script: exec in __main__, the script's folder first on the path, and alive when it ends or fails.
 AS_SLICER = """
 import sys, os, types, traceback
@@ -76,6 +79,20 @@ def test_slicer_ends_with_the_exit_code_and_never_loads_torch(repository, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SKIPPED, not passed: needs a shell script as PythonSlicer")
+def test_a_training_starts_from_slicer(repository, tmp_path):
+    train, data = repository / "LesionDiffusionLib" / "scripts" / "train.py", prepared_dataset(tmp_path)
+    small = ("--preset", "starter", "--set", "window.shape=[16,16,16]", "--set", "window.box_voxels=8")
+    how = ("lmnet", "--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu", *small, "--dry-run")
+    told = in_slicer(train, *how, folder=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["training_cases"] == 3
+    told = in_slicer(train, *how, "--set", "nothing=1", folder=tmp_path)
+    assert told.returncode == 2
+    assert "no setting is called" in told.stderr
+    assert "torch in Slicer: False" in told.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SKIPPED, not passed: needs a shell script as PythonSlicer")
 def test_slicer_ends_when_the_command_has_a_bug(repository, tmp_path):
     copy = tmp_path / "LesionDiffusionLib" / "scripts" / "report.py"
     copy.parent.mkdir(parents=True)
@@ -99,4 +116,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(repository,
     report = repository / "LesionDiffusionLib" / "scripts" / "report.py"
     told = run([sys.executable, str(report), "--lesion", "liver cyst"], tmp_path, PYTHONPATH=str(tmp_path))
     assert told.returncode == 3
-    assert "-m pip install" in told.stderr
+    needed = re.search(r"^dependencies = \[\n(.*?)^\]", (repository / "pyproject.toml").read_text(), re.M | re.S)[1]
+    names = re.findall(r'"([\w-]+)', needed)
+    assert "torch" in names
+    assert told.stderr.strip().split("-m pip install ")[1].split() == names

@@ -12,10 +12,10 @@ from patients import make_patient, tiny_bundle
 from LesionDiffusionLib import run as run_module
 from LesionDiffusionLib.errors import PlacementError
 from LesionDiffusionLib.models import load_models
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 
 
 @pytest.fixture(scope="module")

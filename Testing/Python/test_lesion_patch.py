@@ -12,9 +12,9 @@ from test_synthesis import CYST
 from LesionDiffusionLib.errors import VolumeError
 from LesionDiffusionLib.histogram import BINS, lesion_histogram
 from LesionDiffusionLib.lesion_patch import LesionPatch, pack, unpack
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 
 
 @pytest.fixture(scope="module")

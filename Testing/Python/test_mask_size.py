@@ -14,10 +14,10 @@ from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.mask_stage import LEAST_SHRUNK_VOX
 from LesionDiffusionLib.models import Models
 from LesionDiffusionLib.placement import inscribed_ellipsoid
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 
 CYST = Wish(LesionReport(lesion_type="liver cyst", size_mm=(20, 20, 20)))
 

@@ -13,7 +13,7 @@ import torch
 from measuring import keep
 
 from LesionDiffusionLib.errors import PlacementError, TrainingError
-from LesionDiffusionLib.training.starter_card import require_own_figures
+from LesionDiffusionLib.training.starter_card import TARGETS, measured, require_own_figures
 
 WEIGHTS = {"linet.safetensors": "abc", "lmnet.safetensors": "123", "vqgan.safetensors": "456"}
 
@@ -105,6 +105,23 @@ def test_figures_are_of_their_own_weights(models, tmp_path):
     require_own_figures(tmp_path, WEIGHTS)
     with pytest.raises(TrainingError, match=r"measure_text.json, which was measured with other weights"):
         require_own_figures(tmp_path, WEIGHTS | {"linet.safetensors": "def"})
+
+
+def test_the_card_tells_what_misses_its_target(tmp_path):
+    (tmp_path / "measured").mkdir()
+    figures = dict.fromkeys(TARGETS["measure_bundle"], "100.0 % of 9")
+    for patient, share in (("phantom", "89.9 % of 45 (5 without a place)"), ("torso", "none (50 without a place)")):
+        told = figures | {"heterogeneous varies more": share, "settings": {"ct": patient}}
+        (tmp_path / "measured" / f"measure_bundle.{patient}.json").write_text(json.dumps(told))
+    told = dict.fromkeys(TARGETS["measure_reconstruction"], 10) | {"settings": {"ct": "series"}}
+    (tmp_path / "measured" / "measure_reconstruction.series.json").write_text(json.dumps(told))
+    card = measured(tmp_path)
+    assert "| `measure_bundle` | target | phantom | torso |" in card
+    missed = "**89.9 % of 45 (5 without a place)** | none (50 without a place)"
+    assert f"| heterogeneous varies more | >= 90 | {missed} |" in card
+    assert "| one piece | >= 95 | 100.0 % of 9 | 100.0 % of 9 |" in card
+    assert "| PSNR dB over [-1000, 1000] HU | >= 34 | **10** |" in card
+    assert "| soft-tissue mean absolute error HU | <= 15 | 10 |" in card
 
 
 def test_figures_that_do_not_depend_on_a_network_stay_true_without_it(models, tmp_path):

@@ -11,9 +11,10 @@ from patients import make_patient
 from LesionDiffusionLib.errors import LabelError, PlacementError, ReportError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.labels import OrganMap
-from LesionDiffusionLib.planning import SIZE_TRIES, Wish, plan_lesion
+from LesionDiffusionLib.planning import SIZE_TRIES, plan_lesion
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.wish import Wish
 
 CYST = LesionReport(lesion_type="liver cyst")
 BOX = Box((18, 16, 24), (28, 24, 32))

@@ -17,11 +17,11 @@ from LesionDiffusionLib.bundles import open_bundle
 from LesionDiffusionLib.diffusion.samplers import SampleNoise
 from LesionDiffusionLib.labels import OrganMap, load_table
 from LesionDiffusionLib.models import load_models
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.sampling import SamplingOptions
 from LesionDiffusionLib.synthesis import Settings, synthesize
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.wish import Wish
 
 # ru_maxrss would count the parent's memory as well; where there is no /proc, the peak goes unmeasured.
 IMPORT = """

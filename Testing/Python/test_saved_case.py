@@ -15,11 +15,11 @@ from PIL import Image
 from LesionDiffusionLib import saved_case
 from LesionDiffusionLib.errors import OutputError
 from LesionDiffusionLib.io import read_ct, write_labels, write_like
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.preview import display_window, hung_slice, preview_image
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.saved_case import require_writable, save_case
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 
 FILES = {"ct.nii.gz", "lesion.nii.gz", "report.json", "provenance.json", "preview.png"}
 

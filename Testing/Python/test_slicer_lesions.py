@@ -32,10 +32,10 @@ from LesionDiffusionLib.extension.organ_matching import structure_for
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.histogram import lesion_histogram
 from LesionDiffusionLib.lesion_patch import LesionPatch
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 
 pytestmark = pytest.mark.usefixtures("scene")
 assert scene

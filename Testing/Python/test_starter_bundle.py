@@ -16,11 +16,11 @@ from LesionDiffusionLib.dataclass_json import from_json
 from LesionDiffusionLib.io import read_ct, read_labels, read_mask
 from LesionDiffusionLib.labels import load_table
 from LesionDiffusionLib.models import load_models
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.scripts.cli import main
 from LesionDiffusionLib.synthesis import synthesize
 from LesionDiffusionLib.training.starter_recipe import RECIPE, Recipe
+from LesionDiffusionLib.wish import Wish
 
 LARGEST_MB = 25
 QUICK = ["--steps", "4", "--device", "cpu"]

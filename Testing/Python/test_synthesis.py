@@ -15,11 +15,11 @@ from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.measured_report import measured_enhancement
 from LesionDiffusionLib.meters import median_hu
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Progress, Settings
 from LesionDiffusionLib.synthesis import synthesize
 from LesionDiffusionLib.volume import Volume
+from LesionDiffusionLib.wish import Wish
 
 CYST = LesionReport(lesion_type="liver cyst", size_mm=(24.0, 24.0, 24.0), density="hypodense lesion")
 GRIDS = {

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from patients import make_patient, tiny_bundle
 from released_checkpoints import TINY, save_biomedclip
-from safetensors.torch import save_file
-from training_cases import LOOP, SETTINGS, prepared_dataset, tiny_training
+from safetensors.torch import load_file, save_file
+from training_cases import LOOP, SETTINGS, interrupted_after, prepared_dataset, tiny_training
 
 from LesionDiffusionLib.bundle_folders import summarize
 from LesionDiffusionLib.bundles import open_bundle
@@ -27,7 +29,6 @@ from LesionDiffusionLib.networks.lpips import LPIPS
 from LesionDiffusionLib.scripts.cli import main
 from LesionDiffusionLib.training.build import make_denoiser
 from LesionDiffusionLib.training.bundling import parts_of
-from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.prepared import PreparedCases
 from LesionDiffusionLib.training.sources import PreparedMasks
 from LesionDiffusionLib.training.train_denoisers import trainable
@@ -76,18 +77,6 @@ def test_tensorboard_can_read_the_losses(trained):
     assert {"loss/lmnet", "learning_rate", "gradient_norm"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss/lmnet")] == [1, 2, 3, 4, 5, 6]
     assert events.Tags()["images"] == ["preview"]
-
-
-def interrupted_after(step, monkeypatch):
-    """Ctrl-C once the checkpoint of a step is written."""
-    save = Checkpoint.save
-
-    def save_and_stop(self, state):
-        save(self, state)
-        if state["done"] == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
 
 
 def test_a_trained_bundle_is_used_by_synthesize(trained, data, tmp_path, monkeypatch):
@@ -317,6 +306,78 @@ def test_a_script_file_is_the_same_program(repository, data, tmp_path):
     wrong = subprocess.run([*start, "lmnet"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
+
+
+@pytest.fixture
+def alike():
+    """Arguments for a training that takes moments and does not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    yield ("--threads", "1", "--set", "window.shape=[8,8,8]", "--set", "window.box_voxels=4")
+    torch.set_num_threads(before)
+
+
+def steps_done(folder):
+    """By the training's checkpoint."""
+    path = folder / "checkpoint.pt"
+    return torch.load(path, weights_only=True)["done"] if path.exists() else 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SKIPPED, not passed: needs POSIX signals")
+def test_a_killed_training_is_resumed_to_the_same_bytes(repository, data, tmp_path, alike):
+    """`kill -9` of the program itself, while it writes a checkpoint after every step."""
+    small = [f"--set=loop.{text}" for text in ("steps=40", "batch=1", "preview_every=0")]
+    how = (*alike, *small, "--no-tensorboard")
+    whole, killed = (command("lmnet", data, tmp_path / name, *how) for name in ("whole", "killed"))
+    script = repository / "LesionDiffusionLib" / "scripts" / "train.py"
+    start = [sys.executable, str(script), *killed[1:], "--set", "loop.checkpoint_every=1"]
+    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None and steps_done(tmp_path / "killed") < 2:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert 2 <= steps_done(tmp_path / "killed") < 40
+    assert main([*killed, "--resume"]) == 0
+    assert main(whole) == 0
+    ended = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert ended[0] == ended[1]
+
+
+def files_in(folder):
+    """Without what the names of event files tell of time and process."""
+    return sorted(re.sub("tfevents.*", "tfevents", str(path.relative_to(folder))) for path in folder.rglob("*"))
+
+
+def distance(a, b):
+    """Between all weights of two networks."""
+    return sum(float((a[name].double() - b[name].double()).square().sum()) for name in b) ** 0.5
+
+
+# Of the way that the weights went. Each process sums over its own samples, so the last bits differ, and where a
+# gradient is nothing but rounding Adam makes a whole step of it. Here 1e-5; a process with one sample ends 1 away.
+SAME_TRAINING = 1e-3
+
+
+def test_two_processes_leave_what_one_leaves(repository, data, tmp_path, alike, capsys):
+    """`torchrun` with one sample each: the files and the weights of one process with two, which can go on from them."""
+    constant = (*alike, "--set", "loop.decay=constant", "--set")
+    one, two = (command("lmnet", data, tmp_path / f"{n}", *constant, f"loop.batch={3 - n}") for n in (1, 2))
+    assert main(one) == 0
+    script = repository / "LesionDiffusionLib" / "scripts" / "train.py"
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    told = subprocess.run([*start, *two[1:]], capture_output=True, text=True, timeout=400, check=False)
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert told.stdout.count("weights in") == 1
+    assert files_in(tmp_path / "2") == files_in(tmp_path / "1")
+    alone, together = (load_file(tmp_path / name / "weights.safetensors") for name in "12")
+    begun = trainable(*make_denoiser(tiny_training("lmnet"))).state_dict()
+    assert distance(together, alone) < SAME_TRAINING * distance(alone, begun)
+    assert main([*two, "--resume"]) == 2
+    assert "samples_per_step was 2, is 1" in capsys.readouterr().err
+    assert main([*two, "--resume", "--set", "loop.batch=2", "--set", "loop.steps=8"]) == 0
+    assert steps_done(tmp_path / "2") == 8
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from test_synthesis import CYST
 from worker_requests import patient_request
 
 from LesionDiffusionLib.lesion_patch import LesionPatch
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 from LesionDiffusionLib.worker_client import WorkerClient
 from LesionDiffusionLib.worker_protocol import Order
 

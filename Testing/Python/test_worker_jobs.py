@@ -17,10 +17,10 @@ from LesionDiffusionLib.errors import Cancelled, OutputError, SettingsError
 from LesionDiffusionLib.geometry import Box
 from LesionDiffusionLib.io import read_ct, read_mask, write_labels
 from LesionDiffusionLib.lesion_patch import LesionPatch
-from LesionDiffusionLib.planning import Wish
 from LesionDiffusionLib.report import LesionReport
 from LesionDiffusionLib.run import Settings
 from LesionDiffusionLib.synthesis import synthesize
+from LesionDiffusionLib.wish import Wish
 from LesionDiffusionLib.worker_jobs import JOBS, Jobs
 from LesionDiffusionLib.worker_protocol import Order
 

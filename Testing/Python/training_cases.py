@@ -11,6 +11,7 @@ from patients import make_patient
 from LesionDiffusionLib.datasets.layouts import table
 from LesionDiffusionLib.datasets.preparation import Preparation, prepare
 from LesionDiffusionLib.io import write_labels
+from LesionDiffusionLib.training.checkpoint import Checkpoint
 from LesionDiffusionLib.training.prepared import MANIFEST
 from LesionDiffusionLib.training.presets import load_config
 
@@ -35,6 +36,18 @@ LESION_HU = {"hypodense": 20.0, "hyperdense": 110.0}
 def tiny_training(network: str, *settings: str):
     """Settings of a training that takes seconds, changed by "key=value"."""
     return load_config(network, "starter", None, (*SETTINGS[network], *(f"loop.{text}" for text in LOOP), *settings))
+
+
+def interrupted_after(step, monkeypatch):
+    """Ctrl-C once the checkpoint of a step is written."""
+    save = Checkpoint.save
+
+    def save_and_stop(self, state):
+        save(self, state)
+        if state["done"] == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
 
 
 def with_lesion(center, radii, lesion_hu, seed=0):
