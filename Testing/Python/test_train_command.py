@@ -330,7 +330,7 @@ def test_a_killed_training_is_resumed_to_the_same_bytes(repository, data, tmp_pa
     whole, killed = (command("lmnet", data, tmp_path / name, *how) for name in ("whole", "killed"))
     script = repository / "LesionDiffusionLib" / "scripts" / "train.py"
     start = [sys.executable, str(script), *killed[1:], "--set", "loop.checkpoint_every=1"]
-    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
     try:
         while process.poll() is None and steps_done(tmp_path / "killed") < 2:
             time.sleep(0.02)
@@ -367,7 +367,7 @@ def test_two_processes_leave_what_one_leaves(repository, data, tmp_path, alike, 
     assert main(one) == 0
     script = repository / "LesionDiffusionLib" / "scripts" / "train.py"
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    told = subprocess.run([*start, *two[1:]], capture_output=True, text=True, timeout=400, check=False)
+    told = subprocess.run([*start, *two[1:]], capture_output=True, encoding="utf-8", timeout=400, check=False)
     assert told.returncode == 0, told.stderr[-3000:]
     assert told.stdout.count("weights in") == 1
     assert files_in(tmp_path / "2") == files_in(tmp_path / "1")
