@@ -37,6 +37,7 @@ HEAD = """# The lesion types, one example each
 
 Made with the bundle "{bundle}", seed {seed}: the first result, not the best of several. Rows: axial, coronal, sagittal;
 columns: before, after, outlined. What "differs" is shown as it came out.
+A size fits where every extent is within 25 % of what was asked for, or within one voxel of it.
 
     python Testing/draw_examples.py --data ../shared/data --out docs/images/types --page docs/lesion-types.md
 

@@ -87,12 +87,14 @@ table tells what the step would do.
 ## What it does badly
 
 Figures that miss their target stand bold in the table below. A size fits where every extent is within 25 % of what was
-asked for, or within one voxel of it; "strictly" allows no voxel. Textures and blurred edges come out fainter than those
-of the rule that drew the examples (`measure_rule`). Every mask lies in its box and region and is one piece because the
-program shrinks or cuts it so; what LMNet draws before that ("before any cut") does in about three of four cases. A case
-without a place for its lesion is left out and counted. Soft tissue beside air misses the rule's 28 to 48 HU
-(unenhanced), by over 50 HU for a nodule in the lung. Shapes called irregular are only mildly so. Lesions in walls of
-hollow organs miss their size oftener than others.
+asked for, or within one voxel of it; "strictly" allows no voxel. Lesions at an organ's margin, and in enhanced kidneys,
+come out uneven where what they replace had edges: where "heterogeneous" fails, the homogeneous lesion varies twice as
+much as elsewhere. Textures and blurred edges are fainter than those of the rule that drew the examples
+(`measure_rule`). Every mask lies in its box and region and is one piece because the program shrinks or cuts it so; what
+LMNet draws before that ("before any cut") does in about three of four cases. A case without a place for its lesion is
+left out and counted. Soft tissue beside air misses the rule's 28 to 48 HU (unenhanced), by over 50 HU for a nodule in
+the lung. Shapes called irregular are only mildly so. Lesions in walls of hollow organs miss their size oftener than
+others.
 """
 
 
