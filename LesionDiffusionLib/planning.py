@@ -13,7 +13,7 @@ from LesionDiffusionLib.geometry import Box, Geometry, axes_to_size
 from LesionDiffusionLib.labels import OrganMap
 from LesionDiffusionLib.lesion_types import LesionType, checks, draw_report, draw_size, fitting_types, lesion_type
 from LesionDiffusionLib.measured_report import measured_enhancement
-from LesionDiffusionLib.placement import Site, box_at, check_place, inscribed_ellipsoid, sample_box, size_in_voxels
+from LesionDiffusionLib.placement import Site, check_place, sample_box, size_in_voxels
 from LesionDiffusionLib.report import LesionReport, RegionRule, format_size, region_rule
 from LesionDiffusionLib.vocabulary import vocabulary
 from LesionDiffusionLib.volume import Volume
@@ -171,11 +171,7 @@ def _own_place(
     wish: Wish, report: LesionReport, site: Site, avoid: np.ndarray | None
 ) -> tuple[LesionReport, Box, list[str]]:
     """The user's own box, center or mask always wins: with warnings, never a refusal."""
-    if wish.place == "center":
-        box = box_at(wish.center_ras_mm, report.size_mm, site.geometry)
-        lesion = inscribed_ellipsoid(box.shape)
-    else:
-        box, lesion = own_lesion(wish, site.geometry)
+    box, lesion = own_lesion(wish, site.geometry, report.size_mm)
     notes = check_place(region_rule(report), site.cropped(box), lesion)
     size_mm = axes_to_size(site.geometry, box.size_mm(site.geometry))
     if wish.place == "center" and box.shape != size_in_voxels(site.geometry, report.size_mm):

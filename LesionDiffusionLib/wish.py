@@ -81,10 +81,15 @@ def _has_present_part(name: str, organs: OrganMap) -> bool:
     return any(organs.voxel_count(part) for part in vocabulary().organ(name).parts)
 
 
-def own_lesion(wish: Wish, geometry: Geometry) -> tuple[Box, np.ndarray]:
-    """Box and voxels within it of the mask, the box's ellipsoid, or the one voxel of a center."""
+def own_lesion(
+    wish: Wish, geometry: Geometry, size_mm: tuple[float, float, float] = (0, 0, 0)
+) -> tuple[Box, np.ndarray]:
+    """Box and voxels within it of the mask, or of the ellipsoid in the box or round the center.
+
+    ``size_mm`` (X, Y, Z) is that of a lesion round a center; none takes the center's own voxel.
+    """
     if wish.mask is not None:
         box = Box.bounding(wish.mask)
         return box, wish.mask[box.slices]
-    box = wish.box or box_at(wish.center_ras_mm, (0, 0, 0), geometry)
+    box = wish.box or box_at(wish.center_ras_mm, size_mm, geometry)
     return box, inscribed_ellipsoid(box.shape)

@@ -107,10 +107,9 @@ def measured(work: Path) -> str:
 
 def _against_targets(figures: Mapping[str, Mapping]) -> list[str]:
     """Lines of a table with a column for every patient; bold is what misses its target."""
-    of_script = {script: {k: v for k, v in figures.items() if k.split(".")[0] == script} for script in TARGETS}
     lines = []
     for script, targets in TARGETS.items():
-        columns = list(of_script[script].values())
+        columns = [figures[stem] for stem in figures if stem.split(".")[0] == script]
         if columns:
             heads = " | ".join(column["settings"]["ct"] for column in columns)
             lines += [f"| `{script}` | target | {heads} |", "|---|---|" + "---|" * len(columns)]

@@ -39,10 +39,12 @@ UNETS = [UNetConfig(n, out, 8, (1, 2), 1, (2,), 16, 32, norm_groups=8) for n, ou
 SMALL = Sizes(*UNETS, VQGANConfig(16, codebook_size=32), (8, 16, 16), edge=16, spacing_mm=6.0, text_tower=False)
 
 
-@pytest.fixture(autouse=True)
-def _small_products(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _small_products():
     """The ceiling's full matrices take minutes in bfloat16 on a CPU without it."""
-    monkeypatch.setitem(EDGES, "cpu", 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EDGES, "cpu", 64)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,7 @@ def job():
 @pytest.fixture(scope="module")
 def compared(job):
     """The figures of a comparison."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(EDGES, "cpu", 64)
-        return compare(job, lambda: job, steps=4, repeats=1)
+    return compare(job, lambda: job, steps=4, repeats=1)
 
 
 @pytest.fixture(scope="module")
