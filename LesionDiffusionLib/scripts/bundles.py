@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     parser.set_defaults(action="list")
     actions.add_parser("list", help="installed bundles (default)")
-    for name, text in (("show", "print a bundle's card"), ("check", "verify a bundle's hashes and load its networks")):
-        action = actions.add_parser(name, help=text)
+    show = actions.add_parser("show", help="print a bundle's card")
+    check = actions.add_parser("check", help="verify a bundle's hashes and load its networks")
+    for action in (show, check):
         action.add_argument("bundle", help="name or folder")
-    add_text_encoder_arguments(action, "a bundle that does not hold it")  # to check
+    add_text_encoder_arguments(check, "a bundle that does not hold it")
     delete = actions.add_parser("delete", help="delete one of your own bundles")
     delete.add_argument("bundle", help="name")
     released = actions.add_parser("import-released", help="make a bundle from the authors' checkpoints")
